@@ -1,0 +1,85 @@
+"""Credit and debit: money that comes in from outside, or goes out to it."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import msgspec
+
+from ledger.domain.accounts import world_id
+from ledger.domain.commands import ACCOUNTS, Book, Command, Draft, Leg
+from ledger.domain.journal import Record, canonical, entry_id
+from ledger.domain.money import asset_named, format_amount
+
+
+class CashAnswer(msgspec.Struct, frozen=True):
+    """What the client of a credit or debit is told."""
+
+    id: str
+    account_id: str
+    user_id: str | None
+    amount: str
+    type: str
+    timestamp: str
+    balance: str
+    version: int
+    transfer_id: str
+
+
+class Cash(Command, frozen=True, kw_only=True):
+    """A transfer between an account and the world."""
+
+    account_id: str
+    user_id: str | None
+    asset: str
+    amount: int
+
+    @property
+    def lane(self) -> str:
+        """The account itself: the world is in every line and queues in none."""
+        return self.account_id
+
+    def needs(self) -> Iterable[tuple[str, Iterable[str]]]:
+        """The account and its world."""
+        return ((ACCOUNTS, (self.account_id, world_id(self.asset))),)
+
+    def content(self) -> Any:
+        """The account, the asset and the amount."""
+        return (self.account_id, self.asset, self.amount)
+
+    def answer(self, record: Record) -> bytes:
+        """The account's own transaction and the balance after it."""
+        index, entry = next((i, e) for i, e in enumerate(record.entries) if e.account == self.account_id)
+        scale = asset_named(self.asset).scale
+        return canonical(
+            CashAnswer(
+                id=entry_id(record.id, index),
+                account_id=self.account_id,
+                user_id=self.user_id,
+                amount=format_amount(self.amount, scale),
+                type=entry.type,
+                timestamp=record.posted_at,
+                balance=format_amount(entry.balance, scale),
+                version=entry.version,
+                transfer_id=record.id,
+            )
+        )
+
+
+class Credit(Cash, frozen=True, kw_only=True):
+    """Money comes in."""
+
+    kind: ClassVar[str] = "credit"
+
+    def decide(self, book: Book) -> Draft:
+        """Move the amount from the world to the account."""
+        return Draft(book.post((Leg(world_id(self.asset), self.account_id, self.amount),)))
+
+
+class Debit(Cash, frozen=True, kw_only=True):
+    """Money goes out."""
+
+    kind: ClassVar[str] = "debit"
+
+    def decide(self, book: Book) -> Draft:
+        """Move the amount from the account to the world, if the account can spend it."""
+        return Draft(book.post((Leg(self.account_id, world_id(self.asset), self.amount),)))

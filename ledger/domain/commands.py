@@ -1,0 +1,203 @@
+"""Deciding: what a command is, and how a batch of them becomes records, refusals and replays."""
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, ClassVar, Final
+
+import msgspec
+from msgspec import StructMeta
+
+from ledger.domain.accounts import Account
+from ledger.domain.errors import Refused
+from ledger.domain.journal import FORM, Change, Entry, Head, Record, body_of, canonical, seal
+
+FINGERPRINT_FORM: Final = 1
+
+ACCOUNTS: Final = "accounts"
+
+
+class Leg(msgspec.Struct, frozen=True):
+    """An amount of minor units that goes from one account to another."""
+
+    source: str
+    target: str
+    amount: int
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """What a command has decided to do."""
+
+    entries: tuple[Entry, ...] = ()
+    changes: tuple[Change, ...] = ()
+    writes: tuple[tuple[str, Any], ...] = ()  # rows of further tables: (name of the write, its row)
+
+
+class _Kind(StructMeta, ABCMeta):
+    """What kinds of command are made by: structs that must say all that a command has to say."""
+
+
+class Command(msgspec.Struct, metaclass=_Kind, frozen=True, kw_only=True):
+    """Something to be decided once, in the journal's order.
+
+    A kind of command is one subclass: the facts it needs, its rules, and its answer stand there and nowhere else.
+    """
+
+    kind: ClassVar[str]
+
+    id: str
+    scope: str | None = None
+    key: str | None = None
+    description: str | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    @property
+    @abstractmethod
+    def lane(self) -> str:
+        """The account in whose queue this command stands."""
+
+    @abstractmethod
+    def needs(self) -> Iterable[tuple[str, Iterable[str]]]:
+        """The facts to be read before deciding: names of facts, each with its keys."""
+
+    @abstractmethod
+    def content(self) -> Any:
+        """What makes two requests the same request."""
+
+    @abstractmethod
+    def decide(self, book: "Book") -> Draft:
+        """Apply the rules of this kind to the book, or raise `Refused`."""
+
+    @abstractmethod
+    def answer(self, record: Record) -> bytes:
+        """Return the JSON that the client is told of this command's record, the first time and in every replay."""
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """The outcome of a command that was accepted: a record with its body and hash, to be kept."""
+
+    record: Record
+    body: bytes
+    hash: bytes
+    writes: tuple[tuple[str, Any], ...] = ()
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """The outcome of a command that was accepted before: the record of that time."""
+
+    record: Record
+
+
+Outcome = Sealed | Replayed | Refused | Exception
+
+
+class Book:
+    """The facts of one batch, brought forward by each decision."""
+
+    def __init__(
+        self,
+        head: Head,
+        instant: str,
+        accounts: dict[str, Account],
+        known: dict[tuple[str | None, str | None], Record] | None = None,
+        facts: Mapping[str, dict[str, Any]] | None = None,
+    ) -> None:
+        self.head = head
+        self.instant = instant
+        self.accounts = accounts
+        self.known = {} if known is None else known
+        self.facts = {} if facts is None else facts
+        self.touched: dict[str, Account] = {}
+        self._undo: list[tuple[Account, str, int, int, int, int]] = []
+
+    def account(self, account_id: str) -> Account:
+        """Return an account's state at this point of the batch, or refuse with `account_not_found`."""
+        try:
+            return self.accounts[account_id]
+        except KeyError:
+            raise Refused("account_not_found", account_id=account_id) from None
+
+    def post(self, legs: Sequence[Leg]) -> tuple[Entry, ...]:
+        """Move money along the legs, all or nothing, and return the entries."""
+        entries: list[Entry] = []
+        for leg in legs:
+            source, target, amount = self.account(leg.source), self.account(leg.target), leg.amount
+            source.require_active()
+            target.require_active()
+            if source.asset != target.asset:
+                raise Refused("currency_mismatch", account_id=target.id)
+            source.require_available(amount)
+            target.require_room(amount)
+            entries.append(self._enter(source, -amount))
+            entries.append(self._enter(target, amount))
+        return tuple(entries)
+
+    def _enter(self, account: Account, amount: int) -> Entry:
+        self.remember(account)
+        account.balance = balance = account.balance + amount
+        account.version = version = account.version + 1
+        held = account.held
+        return Entry(account.id, amount, balance, held, balance - held + account.credit_limit, version)
+
+    def remember(self, account: Account) -> None:
+        """Note an account's state before it is changed, so that a refusal leaves no trace."""
+        self._undo.append(
+            (account, account.status, account.balance, account.held, account.credit_limit, account.version)
+        )
+        self.touched[account.id] = account
+
+    def _restore(self) -> None:
+        for account, status, balance, held, limit, version in reversed(self._undo):
+            account.status, account.balance, account.held = status, balance, held
+            account.credit_limit, account.version = limit, version
+        self._undo.clear()
+
+    def decide(self, command: Command) -> Outcome:
+        """Decide one command; what is refused, for whatever cause, leaves the book as it was."""
+        fingerprint = None
+        if command.key is not None:
+            fingerprint = fingerprint_of(command)
+            known = self.known.get((command.scope, command.key))
+            if known is not None:
+                if known.fingerprint == fingerprint:
+                    return Replayed(known)
+                return Refused("duplicate_transaction", transfer_id=known.id)
+        try:
+            sealed = self._seal(command, fingerprint, command.decide(self))
+        except Exception as failure:
+            self._restore()
+            return failure
+        self._undo.clear()
+        self.head = Head(sealed.record.seq, sealed.hash)
+        if command.key is not None:
+            self.known[command.scope, command.key] = sealed.record
+        return sealed
+
+    def _seal(self, command: Command, fingerprint: str | None, draft: Draft) -> Sealed:
+        record = Record(
+            v=FORM,
+            seq=self.head.seq + 1,
+            id=command.id,
+            kind=command.kind,
+            posted_at=self.instant,
+            scope=command.scope,
+            key=command.key,
+            fingerprint=fingerprint,
+            description=command.description,
+            metadata=command.metadata,
+            entries=draft.entries,
+            changes=draft.changes,
+        )
+        body = body_of(record)
+        return Sealed(record, body, seal(self.head.hash, body), draft.writes)
+
+
+def fingerprint_of(command: Command) -> str:
+    """Return the digest of a command's content: equal for the same request, however it was written."""
+    content = (command.kind, command.content(), command.description, command.metadata)
+    return f"{FINGERPRINT_FORM}:{blake2b(canonical(content), digest_size=16).hexdigest()}"
+
+
+def decide(book: Book, commands: Sequence[Command]) -> list[Outcome]:
+    """Decide a batch in its order; later commands see what earlier ones did."""
+    return [book.decide(command) for command in commands]

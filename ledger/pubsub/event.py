@@ -1,0 +1,103 @@
+"""One published update, made in full only when somebody looks at it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from ledger.domain.events import Committed, Update, updates_of
+from ledger.pubsub.topics import Topic
+
+_encoder = msgspec.json.Encoder()
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="type", tag="balance_updated"):
+    topic: str
+    seq: int
+    part: int
+    data: msgspec.Raw
+
+
+class Lazy:
+    """A record's updates and their JSON, each made at most once for all topics."""
+
+    __slots__ = ("_committed", "_texts", "_updates")
+
+    def __init__(self, committed: Committed) -> None:
+        self._committed = committed
+        self._updates: tuple[Update, ...] | None = None
+        self._texts: dict[int, msgspec.Raw] = {}
+
+    def update(self, index: int) -> Update:
+        """The record's update of this number, system accounts not counted."""
+        if self._updates is None:
+            self._updates = updates_of(self._committed)
+        return self._updates[index]
+
+    def text(self, index: int) -> msgspec.Raw:
+        """The JSON of that update."""
+        text = self._texts.get(index)
+        if text is None:
+            text = self._texts[index] = msgspec.Raw(_encoder.encode(self.update(index)))
+        return text
+
+
+class Event:
+    """An update as a message of one topic; `part` counts the topic's messages of one record from 0."""
+
+    __slots__ = ("_index", "_lazy", "_message", "account_id", "frame", "part", "seq", "topic")
+
+    def __init__(self, topic: str, seq: int, part: int, account_id: str, lazy: Lazy, index: int) -> None:
+        self.topic = topic
+        self.seq = seq
+        self.part = part
+        self.account_id = account_id
+        self.frame: bytes | None = None  # a transport's own form of the message, kept here for the next subscriber
+        self._lazy = lazy
+        self._index = index
+        self._message: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"Event({self.topic!r}, {self.seq}:{self.part})"
+
+    @property
+    def data(self) -> Update:
+        """The state of the account after the record."""
+        return self._lazy.update(self._index)
+
+    @property
+    def message(self) -> bytes:
+        """The whole message as JSON."""
+        if self._message is None:
+            self._message = _encoder.encode(_Message(self.topic, self.seq, self.part, self._lazy.text(self._index)))
+        return self._message
+
+
+def published(committed: Committed) -> Iterator[tuple[int, str, str | None]]:
+    """Number the updates of a record as `updates_of` does, without making them: each with its account and user."""
+    owners = committed.owners
+    index = 0
+    for items in (committed.record.entries, committed.record.changes):
+        for item in items:
+            owner = owners[item.account]
+            if not owner.is_system:
+                yield index, item.account, owner.user_id
+                index += 1
+
+
+def events_of(committed: Committed, topics: Iterable[Topic]) -> list[Event]:
+    """Return a record's messages on these topics, topic by topic in the order given."""
+    events: list[Event] = []
+    updates: Sequence[tuple[int, str, str | None]] | None = None
+    lazy: Lazy | None = None
+    for topic in topics:
+        if topic.kind == "accounts" and topic.id not in committed.owners:
+            continue
+        if updates is None:
+            updates = list(published(committed))
+        part = 0
+        for index, account_id, user_id in updates:
+            if topic.covers(account_id, user_id):
+                lazy = lazy or Lazy(committed)
+                events.append(Event(topic.name, committed.record.seq, part, account_id, lazy, index))
+                part += 1
+    return events

@@ -1,0 +1,85 @@
+"""What the HTTP endpoints need of the rest of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Protocol
+
+import msgspec
+from twisted.internet.defer import Deferred
+
+from ledger.domain.accounts import Account, Owner
+from ledger.domain.commands import Command, Replayed, Sealed
+from ledger.domain.policy import Caller
+from ledger.services.child import ChildStatus
+
+
+class Config(Protocol):
+    """The part of the configuration that clients can notice."""
+
+    @property
+    def currency(self) -> str: ...
+    @property
+    def max_amount(self) -> int: ...
+    @property
+    def self_funding(self) -> bool: ...
+    @property
+    def cors_origins(self) -> tuple[str, ...]: ...
+    @property
+    def trusted_proxies(self) -> tuple[str, ...]: ...
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """A user just made, with the first account and its token, which is told this once."""
+
+    user_id: str
+    name: str
+    email: str
+    account: Owner
+    token: str
+
+
+class Health(msgspec.Struct, frozen=True):
+    """How the server does: whether its database answers, and every child of the service tree."""
+
+    database: bool
+    services: Sequence[ChildStatus]
+
+
+class Backend(Protocol):
+    """Everything behind the HTTP edge; what is cached is answered at once, all else may be awaited."""
+
+    @property
+    def config(self) -> Config: ...
+
+    def authenticate(self, token: str) -> Caller | Awaitable[Caller]:
+        """Return who bears a token, or refuse with `invalid_token`."""
+        ...
+
+    def owner(self, account_id: str) -> Owner | Awaitable[Owner | None] | None:
+        """Return the unchanging facts of an account, or None."""
+        ...
+
+    def first_account(self, user_id: str) -> Owner | Awaitable[Owner | None] | None:
+        """Return a user's first account, or None for an unknown user."""
+        ...
+
+    def submit(self, command: Command) -> Deferred[Sealed | Replayed]:
+        """Have a command decided: fires after its commit, or fails with `Refused`."""
+        ...
+
+    async def account_state(self, account_id: str) -> tuple[Account, str]:
+        """Return an account's committed state and the instant it was read at."""
+        ...
+
+    async def register(self, name: str, email: str, password: str) -> Registered:
+        """Make a user and the first account in one transaction, or refuse with `email_already_exists`."""
+        ...
+
+    def new_id(self) -> str:
+        """Return a new id, a UUID of version 7."""
+        ...
+
+    async def health(self) -> Health:
+        """Return how the server does at the moment; never raises."""
+        ...

@@ -1,0 +1,88 @@
+"""What an endpoint declares: everything that routing, checking, documenting and answering its requests needs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from ledger.domain.policy import Caller
+from ledger.resources.reading import Reader
+
+MIB: Final = 1 << 20
+
+B = TypeVar("B")
+Q = TypeVar("Q")
+
+
+class Access(Enum):
+    """Who may call: anyone, whoever bears a token, or admins, among them the operator on this machine."""
+
+    OPEN = "open"
+    CALLER = "caller"
+    ADMIN = "admin"
+
+
+@dataclass(slots=True)
+class Call(Generic[B, Q]):
+    """One request as its handler sees it: decoded, checked, and free of HTTP."""
+
+    body: B
+    query: Q
+    params: Mapping[str, str]
+    key: str | None
+    correlation_id: str
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a handler answers with: data (`msgspec.Raw` is sent exactly as it is) and, rarely, more than that."""
+
+    data: Any
+    status: int | None = None
+    metadata: Any = None
+    replayed: bool = False
+
+
+Handler = Callable[[Any, Any], Awaitable[Answer]]  # (caller, call): the caller is None where anyone may call
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One method of one path. From this come the routes, the decoding and its errors, and the API's documentation."""
+
+    method: str
+    path: str  # as Klein writes it: /api/accounts/<id>
+    handler: Handler
+    summary: str
+    access: Access = Access.CALLER
+    permits: Callable[[Caller], None] | None = None  # refuses what the role alone decides
+    aliases: tuple[str, ...] = ()
+    body: type[msgspec.Struct] | None = None
+    query: type[msgspec.Struct] | None = None
+    answer: Any = None
+    status: int = 200
+    refuses: tuple[str, ...] = ()
+    idempotent: bool = False
+    hot: bool = False
+    envelope: bool = True
+    rate_limited: bool = True
+    body_limit: int = MIB
+    read_body: Reader[Any] | None = field(init=False, repr=False, compare=False)
+    read_query: Reader[Any] | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "read_body", self.body and Reader(self.body))
+        object.__setattr__(self, "read_query", self.query and Reader(self.query))
+
+    @property
+    def name(self) -> str:
+        """How counts and logs call this endpoint, whichever alias was used."""
+        return f"{self.method} {self.path}"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All paths that this endpoint answers at."""
+        return (self.path, *self.aliases)

@@ -1,0 +1,104 @@
+"""Klein as the adapter for all endpoints: routes, and answers to what no route takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from ledger.domain.errors import Refused
+from ledger.resources.answers import JSON, SECURITY_HEADERS, Outgoing
+from ledger.resources.endpoint import Endpoint
+from ledger.resources.exchange import Exchange, Incoming
+
+_log = Logger()
+
+
+_Resource: Any = Resource  # Twisted leaves it without types
+
+
+class KleinAdapter(_Resource):  # type: ignore[misc]
+    """The resource that answers every endpoint, and 404 or 405 to all else."""
+
+    isLeaf = True
+
+    def __init__(self, exchange: Exchange, endpoints: Iterable[Endpoint]) -> None:
+        super().__init__()
+        self._exchange = exchange
+        self._app = Klein()
+        self._app.url_map.merge_slashes = False
+        for endpoint in endpoints:
+            for path in endpoint.paths:
+                route = self._app.route(path, methods=[endpoint.method], endpoint=f"{endpoint.method} {path}")
+                route(self._handler(endpoint))
+        self._app.handle_errors(HTTPException)(self._unrouted)
+        self._app.handle_errors(Exception)(self._broken)
+        self._klein = self._app.resource()
+
+    def render(self, request: Request) -> Any:
+        """Have Klein route the request; what its router would choke on is kept from it."""
+        request.requestHeaders.setRawHeaders(b"Host", [b"localhost"])  # no route depends on it, and it can be any bytes
+        try:
+            b"/".join(request.postpath or ()).decode()
+        except UnicodeDecodeError:
+            return render(request, self._exchange.refuse(incoming_of(request), Refused("resource_not_found")))
+        return self._klein.render(request)
+
+    def _handler(self, endpoint: Endpoint) -> Callable[..., Deferred[bytes]]:
+        def handle(request: Request, **params: str) -> Deferred[bytes]:
+            # The shield: Klein cancels this Deferred when the client hangs up; the operation does not hang on it.
+            answered: Deferred[bytes] = Deferred()
+            self._exchange.take(endpoint, incoming_of(request), params, partial(_deliver, request, answered))
+            return answered
+
+        return handle
+
+    def _unrouted(self, request: Request, failure: Failure) -> bytes:
+        incoming, error = incoming_of(request), failure.value
+        if not isinstance(error, MethodNotAllowed):
+            return render(request, self._exchange.refuse(incoming, Refused("resource_not_found")))
+        methods = sorted({*(error.valid_methods or ()), "OPTIONS"})
+        if request.method == b"OPTIONS":
+            return render(request, self._exchange.options(incoming, methods))
+        allow = (b"Allow", ", ".join(methods).encode())
+        return render(request, self._exchange.refuse(incoming, Refused("method_not_allowed"), (allow,)))
+
+    def _broken(self, request: Request, failure: Failure) -> bytes:
+        outgoing = self._exchange.refuse(incoming_of(request), Refused("internal_server_error"))
+        _log.failure("the adapter failed [{correlation_id}]", failure, correlation_id=outgoing.correlation_id)
+        return render(request, outgoing)
+
+
+def incoming_of(request: Request) -> Incoming:
+    """Return a Twisted request as the exchange takes it."""
+    query = request.uri.partition(b"?")[2]
+    peer = getattr(request.client, "host", "unix")
+    assert request.content is not None
+    request.content.seek(0)
+    return Incoming(request.requestHeaders.getRawHeaders, query, request.content.read(), peer)
+
+
+def render(request: Request, outgoing: Outgoing) -> bytes:
+    """Set an answer's status and headers, and return its body."""
+    request.setResponseCode(outgoing.status)
+    headers = request.responseHeaders
+    headers.setRawHeaders(b"X-Correlation-ID", [outgoing.correlation_id.encode("ascii")])
+    for name, value in (*SECURITY_HEADERS, *outgoing.headers):
+        headers.setRawHeaders(name, [value])
+    if outgoing.status != 204:
+        headers.setRawHeaders(JSON[0], [JSON[1]])
+        headers.setRawHeaders(b"Content-Length", [b"%d" % len(outgoing.body)])
+    return outgoing.body
+
+
+def _deliver(request: Request, answered: Deferred[bytes], outgoing: Outgoing) -> None:
+    if not answered.called:
+        answered.callback(render(request, outgoing))

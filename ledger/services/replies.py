@@ -1,0 +1,75 @@
+"""Answering those who wait for an outcome: each once, each on its own, in slices between which the reactor turns."""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ledger.domain.commands import Command, Outcome, Replayed, Sealed
+from ledger.domain.errors import Refused
+
+log = Logger()
+
+_A_TURN: Final = 32  # an answer is an HTTP response written: tens of microseconds each
+
+
+class Waiting:
+    """A command that stands in line, and who waits for its outcome."""
+
+    __slots__ = ("answer", "command", "finished", "tries")
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self.answer: Deferred[Sealed | Replayed] = Deferred()
+        self.finished = False
+        self.tries = 0
+
+
+class Replies:
+    """Outcomes on their way to those who wait."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._queue: deque[tuple[Waiting, Outcome]] = deque()
+        self._quiet: Deferred[None] | None = None
+
+    def give(self, outcomes: Iterable[tuple[Waiting, Outcome]]) -> None:
+        """Answer soon; whoever has an outcome already keeps it."""
+        idle = not self._queue
+        for waiting, outcome in outcomes:
+            if not waiting.finished:
+                waiting.finished = True
+                self._queue.append((waiting, outcome))
+        if idle and self._queue:
+            self._reactor.callLater(0, self._some)
+
+    async def quiet(self) -> None:
+        """Return when everyone is answered."""
+        if self._queue:
+            self._quiet = Deferred()
+            await self._quiet
+
+    def _some(self) -> None:
+        for _ in range(min(_A_TURN, len(self._queue))):
+            waiting, outcome = self._queue.popleft()
+            try:
+                _answer(waiting, outcome)
+            except Exception:
+                log.failure("An answer could not be given")
+        if self._queue:
+            self._reactor.callLater(0, self._some)
+        elif self._quiet is not None:
+            quiet, self._quiet = self._quiet, None
+            quiet.callback(None)
+
+
+def _answer(waiting: Waiting, outcome: Outcome) -> None:
+    if not isinstance(outcome, Exception):
+        waiting.answer.callback(outcome)
+        return
+    if not isinstance(outcome, Refused):
+        log.failure("A {kind} broke", Failure(outcome), kind=waiting.command.kind)  # type: ignore[no-untyped-call]
+    waiting.answer.errback(outcome)

@@ -1,0 +1,183 @@
+"""The journal in PostgreSQL as its writer uses it: lock and read facts, append a batch, find out what became of one."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from ledger.domain.commands import ACCOUNTS, Book, Command, Sealed
+from ledger.domain.errors import ConfigurationError
+from ledger.domain.journal import GENESIS, Head, Record, entry_id, read_body
+from ledger.store.facts import array, columns, decoded, gather
+from ledger.store.postgres import Session
+from ledger.store.writes import extra_writes
+
+CHANNEL: Final = "ledger_journal"
+_LOCK: Final = 0x4C45444745520001  # "LEDGER" and a number: the order of batches
+
+_SETTINGS: Final[dict[str, str | int]] = {
+    "synchronous_commit": "on",
+    "idle_in_transaction_session_timeout": 5_000,
+    "lock_timeout": 20_000,
+    "statement_timeout": 25_000,
+    # Every read of the writer is by index; a table that was never analysed must not talk the planner out of it.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+}
+
+_BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_LOCK}); "
+
+# A statement of its own after the lock, so that its snapshot, and its clock, are younger than the lock.
+_FACTS: Final = """
+SELECT head.seq, head.hash,
+       to_char(greatest(clock_timestamp(), head.posted_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+       (SELECT json_agg(j.body)::text
+        FROM unnest(%s::uuid[], string_to_array(%s, E'\\n')) AS keys (scope, key)
+        JOIN journal AS j ON j.scope = keys.scope AND j.key = keys.key){columns}
+FROM (SELECT) AS one
+LEFT JOIN LATERAL (SELECT seq, hash, posted_at FROM journal ORDER BY seq DESC LIMIT 1) AS head ON true
+"""
+
+# Bodies and keys hold no raw newline (JSON escapes it; keys are printable ASCII), so a newline may part them.
+_APPEND: Final = """
+INSERT INTO journal (seq, id, kind, scope, key, reverses, posted_at, effective_at, body, hash)
+SELECT seq, id, kind, scope, nullif(key, ''), reverses, %(instant)s::timestamptz,
+       coalesce(effective_at, %(instant)s::timestamptz), body, decode(hash, 'hex')
+FROM unnest(%(seq)s::bigint[], %(id)s::uuid[], %(kind)s::text[], %(scope)s::uuid[],
+            string_to_array(%(key)s, E'\\n'), %(reverses)s::uuid[], %(effective)s::timestamptz[],
+            string_to_array(%(body)s, E'\\n'), %(hash)s::text[])
+     AS fresh (seq, id, kind, scope, key, reverses, effective_at, body, hash);
+"""
+
+_APPEND_ENTRIES: Final = """
+INSERT INTO transactions (id, account_id, seq, amount, type, balance, held, version, "timestamp")
+SELECT id, account_id, seq, abs(amount), CASE WHEN amount < 0 THEN 'debit' ELSE 'credit' END, balance, held, version,
+       %(instant)s::timestamptz
+FROM unnest(%(entry_id)s::uuid[], %(entry_account)s::uuid[], %(entry_seq)s::bigint[], %(entry_amount)s::bigint[],
+            %(entry_balance)s::numeric[], %(entry_held)s::numeric[], %(entry_version)s::bigint[])
+     AS fresh (id, account_id, seq, amount, balance, held, version);
+"""
+
+_UPDATE_ACCOUNTS: Final = """
+UPDATE accounts AS a
+SET status = fresh.status, balance = fresh.balance, held = fresh.held, credit_limit = fresh.credit_limit,
+    version = fresh.version
+FROM unnest(%(account)s::uuid[], %(status)s::text[], %(balance)s::numeric[], %(held)s::numeric[],
+            %(credit_limit)s::bigint[], %(version)s::bigint[])
+     AS fresh (id, status, balance, held, credit_limit, version)
+WHERE a.id = fresh.id;
+"""
+
+
+class JournalWriter:
+    """The writer's connection: one transaction at a time, under the lock that orders the batches of all processes."""
+
+    def __init__(self, reactor: Any, url: str) -> None:
+        self._reactor = reactor
+        self._url = url
+        self.session = Session(reactor)
+
+    async def open(self) -> None:
+        """Connect; raises `ConfigurationError` where a commit would not be durable."""
+        self.session = Session(self._reactor)
+        await self.session.open(self._url, **_SETTINGS)
+        ((fsync, full_page_writes, standby),) = await self.session.run(
+            "SELECT current_setting('fsync'), current_setting('full_page_writes'), pg_is_in_recovery()"
+        )
+        if fsync != "on" or full_page_writes != "on":
+            raise ConfigurationError("--database: the server runs with fsync or full_page_writes off")
+        if standby:
+            raise ConfigurationError("--database: the server is a standby; name the primary")
+
+    async def read_facts(self, commands: Sequence[Command]) -> Book:
+        """Begin a transaction, wait for the lock, and read all that the commands are decided on."""
+        wanted = gather(commands)
+        fact_columns, parameters = columns(wanted)
+        keyed = [c for c in commands if c.key is not None]
+        scopes = array(c.scope or "" for c in keyed)
+        keys = "\n".join(c.key or "" for c in keyed)
+        rows = await self.session.run(_BEGIN + _FACTS.replace("{columns}", fact_columns), (scopes, keys, *parameters))
+        seq, digest, instant, known, *values = rows[0]
+        facts = decoded(wanted, values)
+        head = Head(seq or 0, bytes(digest) if digest is not None else GENESIS)
+        return Book(head, instant, facts.pop(ACCOUNTS, {}), _known(known), facts)
+
+    async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
+        """Keep a batch and the state it led to, announce it, and commit."""
+        sql, parameters = append_statement(book, batch)
+        await self.session.run(sql, parameters)
+
+    async def roll_back(self) -> None:
+        """End the transaction without a trace."""
+        await self.session.run("ROLLBACK")
+
+    async def kept(self, ids: Iterable[str]) -> set[str]:
+        """Return those of the records that are in the journal, once every batch under way has ended.
+
+        A backend that died in its COMMIT holds the lock until that is done or undone, so the answer is final.
+        """
+        await self.session.run(_BEGIN)
+        rows = await self.session.run("SELECT id::text FROM journal WHERE id = ANY (%s::uuid[])", (array(ids),))
+        await self.roll_back()
+        return {row[0] for row in rows}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.session.close()
+
+
+def _known(rows: str | None) -> dict[tuple[str | None, str | None], Record]:
+    if rows is None:
+        return {}
+    records = map(read_body, msgspec.json.decode(rows, type=list[str]))
+    return {(record.scope, record.key): record for record in records}
+
+
+def append_statement(book: Book, batch: Sequence[Sealed]) -> tuple[str, dict[str, Any]]:
+    """Return the statements, and their parameters, that keep a batch in one round trip."""
+    records = [sealed.record for sealed in batch]
+    parameters: dict[str, Any] = {
+        "instant": book.instant,
+        "seq": array(str(r.seq) for r in records),
+        "id": array(r.id for r in records),
+        "kind": array(r.kind for r in records),
+        "scope": array(r.scope or "NULL" for r in records),
+        "key": "\n".join(r.key or "" for r in records),
+        "reverses": array(r.reverses or "NULL" for r in records),
+        "effective": array(r.effective_at or "NULL" for r in records),
+        "body": "\n".join(sealed.body.decode() for sealed in batch),
+        "hash": array(sealed.hash.hex() for sealed in batch),
+        "head": str(book.head.seq),
+    }
+    statements = [_APPEND]
+    entries = [entry for record in records for entry in record.entries]
+    if entries:
+        statements.append(_APPEND_ENTRIES)
+        parameters |= {
+            "entry_id": array(entry_id(r.id, i) for r in records for i in range(len(r.entries))),
+            "entry_account": array([e.account for e in entries]),
+            "entry_seq": array(str(r.seq) for r in records for _ in r.entries),
+            "entry_amount": array([str(e.amount) for e in entries]),
+            "entry_balance": array([str(e.balance) for e in entries]),
+            "entry_held": array([str(e.held) for e in entries]),
+            "entry_version": array([str(e.version) for e in entries]),
+        }
+    if book.touched:
+        touched = book.touched.values()
+        statements.append(_UPDATE_ACCOUNTS)
+        parameters |= {
+            "account": array(a.id for a in touched),
+            "status": array(a.status for a in touched),
+            "balance": array(str(a.balance) for a in touched),
+            "held": array(str(a.held) for a in touched),
+            "credit_limit": array(str(a.credit_limit) for a in touched),
+            "version": array(str(a.version) for a in touched),
+        }
+    for name, (sql, rows) in extra_writes(batch).items():
+        statements.append(sql.replace("%s", f"%({name})s"))
+        parameters[name] = rows
+    statements.append(f"SELECT pg_notify('{CHANNEL}', %(head)s); COMMIT")
+    return "".join(statements), parameters

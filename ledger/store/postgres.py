@@ -1,0 +1,251 @@
+"""The one door to PostgreSQL: connections on the reactor, their errors in our words, and a pool for short work."""
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import psycopg2
+from psycopg2 import extensions
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.logger import Logger
+from txpostgres import txpostgres
+
+from ledger.domain.errors import unavailable
+
+log = Logger()
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+# SQLSTATE classes that say "not now" rather than "not this": resources, operator intervention, lock not available,
+# serialization, connection trouble.
+_NOT_NOW: Final = ("53", "57", "55", "40", "08", "58")
+
+
+class ConnectionLost(Exception):
+    """The connection to the database is gone; what was under way on it may or may not have happened."""
+
+
+class StatementFailed(Exception):
+    """The database refused a statement; the connection lives."""
+
+    def __init__(self, sqlstate: str | None, message: str, constraint: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.constraint = constraint
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same statement may succeed later."""
+        return self.sqlstate is None or self.sqlstate[:2] in _NOT_NOW
+
+
+class _Connection(txpostgres.Connection):  # type: ignore[misc]
+    """A txpostgres connection that reports its death while idle instead of raising into the reactor."""
+
+    on_lost: Callable[[], None] | None = None
+
+    def doRead(self) -> None:
+        try:
+            super().doRead()
+        except (psycopg2.Error, ConnectionDone):
+            self.close()
+            if self.on_lost is not None:
+                self.on_lost()
+
+
+class Session:
+    """One connection: one statement at a time, in order, each with a deadline."""
+
+    def __init__(self, reactor: Any, deadline: float = 30.0) -> None:
+        self._reactor = reactor
+        self._deadline = deadline
+        self._connection: Any = _Connection(reactor)
+
+    async def open(self, url: str, **settings: str | int) -> None:
+        """Connect, with the given server settings in force for this session."""
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        keepalive = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+        await self._within(
+            lambda: self._connection.connect(
+                url, options=options, connect_timeout=5, application_name="ledger", **keepalive
+            )
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection has not been closed, as far as is known here."""
+        raw = self._connection.pollable()
+        return raw is not None and not raw.closed
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection is open and outside of any transaction."""
+        return self.is_open and self._connection.info.transaction_status == extensions.TRANSACTION_STATUS_IDLE
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a statement of the open transaction has failed, so that it can only be rolled back."""
+        return self.is_open and self._connection.info.transaction_status == extensions.TRANSACTION_STATUS_INERROR
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called if the connection dies while nothing runs on it."""
+        self._connection.on_lost = callback
+
+    def on_notify(self, callback: Callable[[str, str], None]) -> None:
+        """Have `callback` called with the channel and payload of every notification."""
+        self._connection.addNotifyObserver(lambda notify: callback(notify.channel, notify.payload))
+
+    async def run(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
+        """Run statements in one round trip and return the rows of the last one."""
+        if not self.is_open:
+            raise ConnectionLost("the connection is closed")
+        cursor = self._connection.cursor()
+        await self._within(lambda: cursor.execute(sql, parameters or None))
+        return cursor.fetchall() if cursor.description is not None else []
+
+    async def commit(self) -> None:
+        """Commit the open transaction; one that has failed raises, where PostgreSQL would roll back in silence."""
+        if self.has_failed:
+            raise StatementFailed("25P02", "a statement of the transaction had failed")
+        await self.run("COMMIT")
+
+    async def _within(self, start: Callable[[], Deferred[Any]]) -> None:
+        timer = self._reactor.callLater(self._deadline, self.close)
+        try:
+            await start()
+        except CancelledError as error:
+            raise StatementFailed("57014", "the statement took too long") from error
+        except (psycopg2.Error, ConnectionDone) as error:
+            raise self._translated(error) from error
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    def _translated(self, error: Exception) -> Exception:
+        sqlstate = getattr(error, "pgcode", None)
+        if not self.is_open or isinstance(error, (psycopg2.InterfaceError, ConnectionDone)):
+            self.close()
+            return ConnectionLost(first_line(error))
+        if sqlstate is None and isinstance(error, psycopg2.OperationalError):
+            self.close()
+            return ConnectionLost(first_line(error))
+        return StatementFailed(sqlstate, first_line(error), getattr(error.diag, "constraint_name", None))  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Close the connection; whoever waits on it sees `ConnectionLost`."""
+        if self._connection.pollable() is not None:
+            self._connection.close()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type's name."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+class Pool:
+    """A few connections for short work; whoever waits is served in order, and not without bound."""
+
+    def __init__(self, reactor: Any, url: str, size: int, max_waiting: int = 2_000) -> None:
+        self._reactor = reactor
+        self._url = url
+        self._size = size
+        self._max_waiting = max_waiting
+        self._idle: list[Session] = []
+        self._open = 0
+        self._waiting: deque[Deferred[Session | None]] = deque()
+        self._closed = False
+
+    async def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run one statement outside of any transaction and return its rows."""
+        session = await self._take()
+        try:
+            return await session.run(sql, parameters)
+        except (ConnectionLost, StatementFailed) as error:
+            raise _refusal(error) from error
+        finally:
+            self._put_back(session)
+
+    async def transact(self, work: Callable[[Session], Awaitable[T]]) -> T:
+        """Run `work` in one transaction: committed when it returns, rolled back when it raises."""
+        session = await self._take()
+        committing = False
+        try:
+            await session.run("BEGIN")
+            result = await work(session)
+            committing = True
+            await session.commit()
+        except (ConnectionLost, StatementFailed) as error:
+            raise _refusal(error, in_commit=committing) from error
+        finally:
+            if not committing and session.is_open and not session.is_idle:
+                # Closing ends the transaction for certain, and a refusal inside one is rare.
+                session.close()
+            self._put_back(session)
+        return result
+
+    @property
+    def usage(self) -> tuple[int, int, int]:
+        """How many connections are open, how many of them idle, and how many callers wait."""
+        return self._open, len(self._idle), len(self._waiting)
+
+    async def close(self) -> None:
+        """Close every connection; work that waits is refused."""
+        self._closed = True
+        while self._idle:
+            self._discard(self._idle.pop())
+        while self._waiting:
+            self._waiting.popleft().errback(unavailable())
+
+    async def _take(self) -> Session:
+        if self._closed:
+            raise unavailable()
+        while self._idle:
+            session = self._idle.pop()
+            if session.is_idle:
+                return session
+            self._discard(session)
+        if self._open < self._size:
+            self._open += 1
+            return await self._connect()
+        if len(self._waiting) >= self._max_waiting:
+            raise unavailable()
+        waiter: Deferred[Session | None] = Deferred()
+        self._waiting.append(waiter)
+        return await waiter or await self._connect()
+
+    async def _connect(self) -> Session:
+        session = Session(self._reactor)
+        try:
+            await session.open(self._url, statement_timeout=10_000, idle_in_transaction_session_timeout=10_000)
+        except (ConnectionLost, StatementFailed) as error:
+            self._discard(session)
+            log.warn("No connection to the database: {error}", error=str(error))
+            raise unavailable() from error
+        return session
+
+    def _put_back(self, session: Session) -> None:
+        if self._closed or not session.is_idle:
+            self._discard(session)
+        elif self._waiting:
+            self._hand_over(session)
+        else:
+            self._idle.append(session)
+
+    def _discard(self, session: Session) -> None:
+        session.close()
+        if self._waiting and not self._closed:
+            self._hand_over(None)  # the place is theirs: they connect anew
+        else:
+            self._open -= 1
+
+    def _hand_over(self, session: Session | None) -> None:
+        # In a later turn of the reactor: a chain of waiters that finish at once must not recurse.
+        self._reactor.callLater(0, self._waiting.popleft().callback, session)
+
+
+def _refusal(error: ConnectionLost | StatementFailed, in_commit: bool = False) -> Exception:
+    if isinstance(error, ConnectionLost):
+        return unavailable("unknown" if in_commit else "not_done")
+    return unavailable() if error.is_passing else error

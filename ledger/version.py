@@ -1,0 +1,3 @@
+"""The version of the product, read by packaging and by health."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,106 @@
+"""A real PostgreSQL for one run of the tests, with databases copied from a template."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg2
+
+from ledger.services.file_lock import FileLock
+from ledger.services.postgres_cluster import NO_SETTINGS, Cluster
+from ledger.services.postgres_layout import ROLE
+from ledger.store.migrations import apply_migrations
+
+TEMPLATE = "ledger_template"
+_PREFIX = "ledger-tests-"
+
+
+def temporary_data_dir() -> Path:
+    """A new directory that the user PostgreSQL runs as may pass, which pytest's own is not when root runs the tests."""
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
+    if os.geteuid() == 0:
+        folder.chmod(0o711)
+    return folder
+
+
+class DatabaseServer:
+    """The PostgreSQL that a whole run of the tests shares."""
+
+    def __init__(self, data_dir: Path, settings: Mapping[str, str] = NO_SETTINGS) -> None:
+        self.cluster = Cluster(data_dir, settings)
+        self._has_template = False
+
+    def url(self, database: str) -> str:
+        """The URL of a database for the role that the server uses."""
+        return self.cluster.layout.url(database=database)
+
+    def superuser_url(self, database: str = "postgres") -> str:
+        """The URL of a database for the superuser."""
+        return self.cluster.superuser_url(database)
+
+    def execute(self, statement: str, *arguments: Any, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Run one statement as the superuser, outside of any transaction, and return its rows."""
+        with closing(psycopg2.connect(self.superuser_url(database))) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement, arguments or None)
+                return list(cursor.fetchall()) if cursor.description else []
+
+    def create_database(self, *, migrated: bool = True) -> str:
+        """Make a database of its own, with the schema in it or empty, and return its name."""
+        name = f"test_{uuid4().hex}"
+        if migrated and not self._has_template:
+            self.execute(f"CREATE DATABASE {TEMPLATE} OWNER {ROLE}")
+            apply_migrations(self.url(TEMPLATE))
+            self._has_template = True
+        template = TEMPLATE if migrated else "template1"
+        self.execute(f"CREATE DATABASE {name} OWNER {ROLE} TEMPLATE {template}")
+        return name
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database, whoever is still connected."""
+        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    @contextmanager
+    def database(self, *, migrated: bool = True) -> Iterator[str]:
+        """The URL of a database that exists for the length of the block."""
+        name = self.create_database(migrated=migrated)
+        try:
+            yield self.url(name)
+        finally:
+            self.drop_database(name)
+
+
+@contextmanager
+def running_server() -> Iterator[DatabaseServer]:
+    """Run a server in a temporary directory, after clearing away those of killed runs."""
+    sweep()
+    data_dir = temporary_data_dir()
+    server = DatabaseServer(data_dir)
+    try:
+        server.cluster.acquire()
+        yield server
+    finally:
+        server.cluster.release()
+        shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Stop and remove the clusters of runs that were killed: those that nobody holds."""
+    for folder in Path("/tmp").glob(f"{_PREFIX}*"):
+        if not os.access(folder, os.W_OK) or not (folder / "users.lock").exists():
+            continue
+        claim = FileLock(folder / "users.lock")
+        if claim.try_exclusive():
+            claim.release()
+            leftover = Cluster(folder)
+            leftover.acquire()
+            leftover.release()
+            shutil.rmtree(folder, ignore_errors=True)
