@@ -42,6 +42,17 @@ CREATE TABLE account_tokens (
 
 CREATE INDEX account_tokens_of_account ON account_tokens (account_id);
 
+-- Whoever remembers a token hears when it stops, however it was stopped.
+CREATE FUNCTION tell_token_stopped() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('ledger_tokens', encode(OLD.token_hash, 'hex'));
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER account_tokens_stop AFTER UPDATE OR DELETE ON account_tokens
+    FOR EACH ROW EXECUTE FUNCTION tell_token_stopped();
+
 CREATE TABLE journal (
     seq          bigint PRIMARY KEY CHECK (seq > 0),
     id           uuid NOT NULL UNIQUE,

@@ -66,9 +66,8 @@ class Update(msgspec.Struct, frozen=True):
 def updates_of(committed: Committed) -> tuple[Update, ...]:
     """Return a record's updates in order; system accounts are not published."""
     record, owners = committed.record, committed.owners
-    items: tuple[Entry | Change, ...] = (*record.entries, *record.changes)
     updates = []
-    for index, item in enumerate(items):
+    for index, item in enumerate(record.items):
         owner = owners[item.account]
         if not owner.is_system:
             updates.append(_update(record, index, item, owner))

@@ -66,6 +66,11 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     entries: tuple[Entry, ...] = ()
     changes: tuple[Change, ...] = ()
 
+    @property
+    def items(self) -> tuple[Entry | Change, ...]:
+        """All that the record did to accounts, in order."""
+        return (*self.entries, *self.changes)
+
 
 class Head(msgspec.Struct, frozen=True):
     """The last record of the journal: its number and its hash."""

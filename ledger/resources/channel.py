@@ -5,11 +5,10 @@ from __future__ import annotations
 from email.utils import formatdate
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
 
 from twisted.internet.interfaces import IAddress
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, parse_qs
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import INonQueuedRequestFactory
 from twisted.web.server import Request
@@ -18,6 +17,7 @@ from zope.interface import provider
 from ledger.domain.errors import Refused
 from ledger.resources.answers import JSON, REASONS, SECURITY_HEADERS, TRANSPORT_SECURITY, Outgoing
 from ledger.resources.exchange import Incoming
+from ledger.resources.plain_adapter import read_request
 
 if TYPE_CHECKING:
     from ledger.resources.site import LedgerSite
@@ -32,6 +32,7 @@ _STANDARD_TLS = _lines(JSON, *SECURITY_HEADERS, TRANSPORT_SECURITY)
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in REASONS.items()}
 _Request: Any = Request  # Twisted leaves these without types
 _Channel: Any = HTTPChannel
+_parse_query: Any = parse_qs
 
 _PATIENCE = 1 << 20  # bytes of a body that was refused already, before the connection is cut
 
@@ -108,10 +109,10 @@ class LedgerRequest(_Request):  # type: ignore[misc]
             return
         hot = site.hot.get((command, self.path))
         if hot is not None:
-            incoming = Incoming(self.requestHeaders.getRawHeaders, query, self.content.getvalue(), channel.peer_host)
+            incoming = Incoming(self.requestHeaders, query, self.content.getvalue(), channel.peer_host)
             site.exchange.take(hot, incoming, {}, self.send)
             return
-        self.args = dict(parse_qs(query, True)) if query else {}
+        self.args = _parse_query(query, True) if query else {}
         self.content.seek(0)
         self.process()
 
@@ -127,7 +128,7 @@ class LedgerRequest(_Request):  # type: ignore[misc]
         self._too_large = True
         self.requestHeaders.removeHeader(b"Expect")  # Twisted would go on to invite the body
         self.channel.persistent = False
-        incoming = Incoming(self.requestHeaders.getRawHeaders, b"", b"", self.channel.peer_host)
+        incoming = Incoming(self.requestHeaders, b"", b"", self.channel.peer_host)
         self._say(self.channel.site.exchange.refuse(incoming, Refused("payload_too_large", limit=self._limit)))
 
     def _say(self, outgoing: Outgoing) -> None:
@@ -165,6 +166,22 @@ class LedgerChannel(_Channel):  # type: ignore[misc]
         self.site.closed(self)
         super().connectionLost(reason)
 
+    def dataReceived(self, data: bytes) -> None:
+        """Read a request to a hot endpoint in one go, if it is that plain, else as Twisted does."""
+        if self.line_mode and self.persistent and not self.requests and not self._buffer:
+            read = read_request(self.site.hot_lines, data)
+            if read is not None and not self.transport.disconnecting:
+                (method, path), fields, body = read
+                request = LedgerRequest(self)
+                request.requestHeaders = fields
+                request.content = BytesIO(body)
+                self.requests.append(request)
+                self._handlingRequest = True
+                self.setRawMode()  # what comes before the answer waits, as in `allContentReceived`
+                request.requestReceived(method, path, b"HTTP/1.1")
+                return
+        super().dataReceived(data)
+
     def getPeer(self) -> IAddress:
         """The client's address."""
         return self._peer
@@ -191,7 +208,7 @@ class LedgerChannel(_Channel):  # type: ignore[misc]
         self._respondToBadRequestAndDisconnect()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        incoming = Incoming(lambda _name: None, b"", b"", self.peer_host)
+        incoming = Incoming(Headers(), b"", b"", self.peer_host)
         refused = Refused("invalid_request", "The request is not HTTP")
         outgoing = self.site.exchange.refuse(incoming, refused)
         self.transport.write(on_the_wire(outgoing, self.site.date(), self.secure, close=True))

@@ -11,14 +11,15 @@ import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ledger.domain.errors import Refused
 from ledger.domain.policy import OPERATOR, Caller, require_admin
-from ledger.pubsub.loopback import is_loopback
+from ledger.pubsub.loopback import operator_allowed
 from ledger.resources.answers import Headers, Instant, Outgoing, enveloped, refusal, to_json
 from ledger.resources.backend import Backend
 from ledger.resources.counts import Allowance, Counts
@@ -30,16 +31,22 @@ LOGGED_REFUSALS_A_SECOND: Final = 10
 _is_correlation_id = re.compile(rb"[\x20-\x7e]{1,128}\Z").match
 _is_key = re.compile(rb"[\x20-\x7e]{1,255}\Z").match
 _is_bearer = re.compile(rb"bearer +([\x21-\x7e]{1,4096})\Z", re.IGNORECASE).match
-_OF_PROXIES_AND_PAGES: Final = (b"X-Forwarded-For", b"Forwarded", b"X-Real-Ip", b"Via", b"Origin")
 _EXPOSED: Final = b"X-Correlation-ID, Idempotent-Replayed, Retry-After, Location"
 _ACCEPTED: Final = b"Authorization, Content-Type, Idempotency-Key, X-Correlation-ID"
 
 
+class HeaderFields(Protocol):
+    """The headers of a request, under the names that Twisted gives them."""
+
+    def getRawHeaders(self, name: bytes) -> Sequence[bytes] | None: ...
+    def getAllRawHeaders(self) -> Iterable[tuple[bytes, Sequence[bytes]]]: ...
+
+
 @dataclass(slots=True)
 class Incoming:
-    """A request as an adapter hands it in; `header` returns all values of a header, or None."""
+    """A request as an adapter hands it in."""
 
-    header: Callable[[bytes], Sequence[bytes] | None]
+    headers: HeaderFields
     query: bytes
     body: bytes
     peer: str
@@ -93,9 +100,13 @@ class Exchange:
         self.counts.count("OPTIONS", 204, 0.0)
         return Outgoing(204, b"", self.correlation_id(incoming), headers)
 
+    def common_headers(self, incoming: Incoming) -> Headers:
+        """Return the headers of an answer that is not made here: its correlation id, and what CORS asks for."""
+        return ((b"X-Correlation-ID", self.correlation_id(incoming).encode()), *self._cross_origin(incoming))
+
     def correlation_id(self, incoming: Incoming) -> str:
         """Return the client's correlation id, if it is fit to be repeated, or a new one."""
-        given = incoming.header(b"X-Correlation-Id")
+        given = incoming.headers.getRawHeaders(b"X-Correlation-Id")
         if given and len(given) == 1 and _is_correlation_id(given[0]):
             return given[0].decode("ascii")
         if not self._ids:
@@ -104,11 +115,11 @@ class Exchange:
         return self._ids.pop()
 
     def _advance(
-        self, run: Generator[Deferred[Any], None, Outgoing], finish: Callable[[Outgoing], None], _result: object = None
+        self, run: Generator[Deferred[Any], None, Outgoing], finish: Callable[[Outgoing], None], result: object = None
     ) -> None:
         # `Deferred.fromCoroutine` does this too, for about 5 us more; most runs end without waiting, or wait once.
         try:
-            waiting = run.send(None)
+            waiting = run.throw(result.value) if isinstance(result, Failure) else run.send(None)
         except StopIteration as end:
             finish(end.value)
         else:
@@ -164,7 +175,7 @@ class Exchange:
             return self._refusal("", Refused("internal_server_error"), incoming, correlation_id)
 
     async def _caller(self, access: Access, incoming: Incoming) -> Caller:
-        given = incoming.header(b"Authorization")
+        given = incoming.headers.getRawHeaders(b"Authorization")
         if given is None and access is Access.ADMIN and self._is_operator(incoming):
             return OPERATOR
         bearer = _is_bearer(given[0]) if given and len(given) == 1 else None
@@ -179,11 +190,9 @@ class Exchange:
 
     def _is_operator(self, incoming: Incoming) -> bool:
         """Whether a request without a token comes from this machine, and not through a proxy or a web page."""
-        header = incoming.header
-        return (
-            is_loopback(incoming.peer)
-            and header(b"Authorization") is None
-            and not any(header(name) for name in _OF_PROXIES_AND_PAGES)
+        headers = incoming.headers
+        return headers.getRawHeaders(b"Authorization") is None and operator_allowed(
+            incoming.peer, {name: b",".join(values) for name, values in headers.getAllRawHeaders()}
         )
 
     def _success(self, endpoint: Endpoint, answer: Answer, incoming: Incoming, correlation_id: str) -> Outgoing:
@@ -214,14 +223,14 @@ class Exchange:
         return refusal(refused, now, correlation_id, (*headers, *self._cross_origin(incoming)))
 
     def _is_known_origin(self, incoming: Incoming) -> bool:
-        origin = incoming.header(b"Origin") if self._origins else None
+        origin = incoming.headers.getRawHeaders(b"Origin") if self._origins else None
         return origin is not None and (origin[0] in self._origins or b"*" in self._origins)
 
     def _cross_origin(self, incoming: Incoming) -> Headers:
         if not self._origins:
             return ()
         headers: Headers = ((b"Vary", b"Origin"),)
-        if self._is_known_origin(incoming) and (origin := incoming.header(b"Origin")):
+        if self._is_known_origin(incoming) and (origin := incoming.headers.getRawHeaders(b"Origin")):
             headers += (
                 (b"Access-Control-Allow-Origin", origin[0]),
                 (b"Access-Control-Expose-Headers", _EXPOSED),
@@ -230,7 +239,7 @@ class Exchange:
 
 
 def _idempotency_key(incoming: Incoming) -> str | None:
-    given = incoming.header(b"Idempotency-Key")
+    given = incoming.headers.getRawHeaders(b"Idempotency-Key")
     if given is None:
         return None
     if len(given) != 1 or not _is_key(given[0]):

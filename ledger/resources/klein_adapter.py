@@ -45,7 +45,7 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
 
     def render(self, request: Request) -> Any:
         """Have Klein route the request; what its router would choke on is kept from it."""
-        request.requestHeaders.setRawHeaders(b"Host", [b"localhost"])  # no route depends on it, and it can be any bytes
+        request.getRequestHostname = _no_host  # type: ignore[method-assign]
         try:
             b"/".join(request.postpath or ()).decode()
         except UnicodeDecodeError:
@@ -77,13 +77,18 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
         return render(request, outgoing)
 
 
+def _no_host() -> bytes:
+    """No route depends on the host, and what a client calls it can be any bytes."""
+    return b"localhost"
+
+
 def incoming_of(request: Request) -> Incoming:
     """Return a Twisted request as the exchange takes it."""
     query = request.uri.partition(b"?")[2]
     peer = getattr(request.client, "host", "unix")
     assert request.content is not None
     request.content.seek(0)
-    return Incoming(request.requestHeaders.getRawHeaders, query, request.content.read(), peer)
+    return Incoming(request.requestHeaders, query, request.content.read(), peer)
 
 
 def render(request: Request, outgoing: Outgoing) -> bytes:

@@ -16,7 +16,7 @@ from ledger.resources.channel import HttpDate, LedgerChannel, LedgerRequest
 from ledger.resources.endpoint import MIB, Endpoint
 from ledger.resources.exchange import Exchange
 from ledger.resources.klein_adapter import KleinAdapter
-from ledger.resources.plain_adapter import hot_table
+from ledger.resources.plain_adapter import hot_table, request_lines
 
 IDLE: Final = 60.0  # seconds that a connection may take until its next request is complete
 SWEEP: Final = 5.0
@@ -51,6 +51,7 @@ class LedgerSite(_Site):  # type: ignore[misc]
         )
         self.exchange = exchange
         self.hot = hot_table(endpoints) if plain else {}
+        self.hot_lines = request_lines(self.hot)
         self.draining = False
         self._extra = {path.encode(): resource for path, resource in extra.items()}
         self._limits = {path.encode(): e.body_limit for e in endpoints for path in e.paths if e.body_limit > MIB}

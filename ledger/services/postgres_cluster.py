@@ -25,6 +25,7 @@ from ledger.services.postgres_process import Answer, Postmaster, Refused, knock,
 START_PATIENCE: Final = 600.0  # recovery after a crash can take minutes
 STOP_STEPS: Final = ((signal.SIGINT, 25.0), (signal.SIGQUIT, 10.0))
 _REMAINS_PATIENCE: Final = 60.0
+_STRANGER_PATIENCE: Final = 5.0
 _REMAINS: Final = ("pre-existing shared memory block", "lock file", "could not bind Unix address")
 NO_SETTINGS: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -40,15 +41,17 @@ class Abandoned(Exception):
 class Cluster:
     """One user's share in the PostgreSQL of a data directory; between `acquire` and `release` it is kept running."""
 
+    _log = Logger()
+
     def __init__(
         self, data_dir: Path, settings: Mapping[str, str] = NO_SETTINGS, *, install: Path | None = None
     ) -> None:
-        self.layout = Layout(Path(os.path.abspath(data_dir)))
+        self.layout = Layout(data_dir.resolve())  # one data directory has one name, whichever link led to it
         self._settings = settings
         self._install = install
         self._users = FileLock(self.layout.data_dir / "users.lock")
+        self._launched: Postmaster | None = None
         self._turn = threading.Lock()  # a `release` waits until the `acquire` that it ends has noticed
-        self._log = Logger()
 
     @property
     def url(self) -> str:
@@ -103,8 +106,9 @@ class Cluster:
         layout.check_version(install)
         give_up = time.monotonic() + _REMAINS_PATIENCE
         while True:
+            pause(0)
             found = Postmaster.find(layout.cluster, user.uid)
-            postmaster = found or self._launch(install, user)
+            postmaster = found or self._launch(install, user, pause)
             if postmaster is not None and self._answers(postmaster, pause):
                 self._log.info("PostgreSQL runs as process {pid}", pid=postmaster.pid)
                 return postmaster
@@ -114,12 +118,13 @@ class Cluster:
                 raise PostgresFailed(f"PostgreSQL does not start: {words}")
             pause(0.25)
 
-    def _launch(self, install: Path, user: postgres_install.OsUser) -> Postmaster | None:
+    def _launch(
+        self, install: Path, user: postgres_install.OsUser, pause: Callable[[float], None]
+    ) -> Postmaster | None:
         layout = self.layout
-        if knock(layout.socket, ROLE, DATABASE, patience=1.0) is not Answer.SILENCE:
-            raise PostgresFailed(f"a PostgreSQL that is none of this machine's processes listens at {layout.socket}")
+        self._await_silence(pause)
         for lock_file in (layout.cluster / "postmaster.pid", Path(f"{layout.socket}.lock")):
-            self._clear(lock_file)
+            self._clear(lock_file, user)
         layout.make_sockets(user)
         layout.write_authentication(user, {"root", user.name, pwd.getpwuid(os.geteuid()).pw_name})
         postgres_install.remove_other_copies(layout.data_dir, install)
@@ -132,15 +137,30 @@ class Cluster:
                 stderr=log,
                 **user.process_options(),
             )
-        postmaster = Postmaster.with_pid(process.pid)
+        self._launched = Postmaster.with_pid(process.pid)
         # Whoever started it may leave while others go on using it, and still has to reap it.
         threading.Thread(target=process.wait, name=f"reaper of {process.pid}", daemon=True).start()
-        return postmaster
+        return self._launched
 
-    def _clear(self, lock_file: Path) -> None:
+    def _await_silence(self, pause: Callable[[float], None]) -> None:
+        """Refuse to start beside a PostgreSQL that cannot be seen from here, as in another container."""
+        give_up = time.monotonic() + _STRANGER_PATIENCE
+        while True:
+            try:
+                if knock(self.layout.socket, ROLE, DATABASE, patience=1.0) is Answer.SILENCE:
+                    return
+            except Refused as refusal:
+                self._log.info("a stranger answers: {reason}", reason=str(refusal))
+            if time.monotonic() > give_up:
+                raise PostgresFailed(f"a PostgreSQL that is not among our processes listens at {self.layout.socket}")
+            pause(0.2)
+
+    def _clear(self, lock_file: Path, user: postgres_install.OsUser) -> None:
         """Remove a lock file whose process number is another program's by now: PostgreSQL itself would believe it."""
         pid = lock_holder(lock_file)
-        if pid is not None and os.path.exists(f"/proc/{pid}"):
+        if pid is None or not os.path.exists(f"/proc/{pid}"):
+            return
+        if Postmaster.of(pid, self.layout.cluster, user.uid) is None:
             self._log.info("{file} names process {pid}, which is not PostgreSQL", file=str(lock_file), pid=pid)
             lock_file.unlink(missing_ok=True)
 
@@ -164,8 +184,9 @@ class Cluster:
     def _stop(self) -> None:
         if not self.layout.cluster.exists():
             return
-        postmaster = Postmaster.find(self.layout.cluster, self.layout.cluster.stat().st_uid)
-        if postmaster is None:
+        # One that was launched a moment ago has not yet written the file that it is found by.
+        postmaster = Postmaster.find(self.layout.cluster, self.layout.cluster.stat().st_uid) or self._launched
+        if postmaster is None or not postmaster.alive():
             return
         for number, patience in STOP_STEPS:
             postmaster.signal(number)

@@ -55,10 +55,19 @@ class OsUser:
 
     def blocked_at(self, folder: Path) -> Path | None:
         """The first folder on the way down that this user may not pass, or None if the way is free."""
-        way = [*reversed(folder.parents), folder]
-        if self.run(["test", "-x", folder]).returncode == 0:
-            return None
-        return next((step for step in way if self.run(["test", "-x", step]).returncode != 0), folder)
+        for step in (*reversed(folder.parents), folder):
+            found = step.stat()
+            whose = 6 if found.st_uid == self.uid else 3 if found.st_gid == self.gid else 0
+            if not found.st_mode >> whose & 1 and not self._is_let_pass(step):
+                return step
+        return None
+
+    def _is_let_pass(self, folder: Path) -> bool:
+        """Whether the system lets this user pass for reasons that the mode does not show."""
+        try:
+            return self.run(["test", "-x", folder]).returncode == 0
+        except OSError:
+            return False
 
 
 def find_install() -> Path:

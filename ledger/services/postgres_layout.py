@@ -92,14 +92,16 @@ class Layout:
     def make_data_dir(self) -> None:
         """Make the data directory and our folder in it; root's let others pass, for PostgreSQL does not run as root."""
         missing = [step for step in (self.data_dir, *self.data_dir.parents) if not step.exists()]
+        if not self.home.exists():
+            missing = [self.home, *missing]
         try:
-            for folder in (*reversed(missing), self.home):
-                if not folder.exists():
-                    folder.mkdir(mode=0o700)
-                    if os.geteuid() == 0:
-                        folder.chmod(0o711)
-        except FileExistsError:
-            return self.make_data_dir()
+            for folder in reversed(missing):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                if os.geteuid() == 0:
+                    folder.chmod(0o711)
+            if os.geteuid() == 0 and self.home in missing:  # the next to come may be the owner, without being root
+                owner = self.data_dir.stat()
+                os.chown(self.home, owner.st_uid, owner.st_gid)
         except OSError as error:
             raise ConfigurationError(f"--data-dir: cannot make {self.home}: {error.strerror}") from None
 
@@ -113,7 +115,10 @@ class Layout:
 
     def check_version(self, install: Path) -> None:
         """Refuse a cluster that another major version wrote."""
-        found = (self.cluster / "PG_VERSION").read_text().strip()
+        try:
+            found = (self.cluster / "PG_VERSION").read_text().strip()
+        except FileNotFoundError:
+            raise ConfigurationError(f"--data-dir: {self.cluster} is there, but is no PostgreSQL cluster") from None
         if found != str(MAJOR):
             raise ConfigurationError(
                 f"{self.cluster} was written by PostgreSQL {found} and this is {MAJOR}: to upgrade, dump it with the "

@@ -52,10 +52,15 @@ class Postmaster:
     @classmethod
     def find(cls, cluster: Path, uid: int) -> Postmaster | None:
         """The live postmaster of that cluster, run by that user; a stale postmaster.pid is not believed."""
+        pid = lock_holder(cluster / "postmaster.pid")
+        return None if pid is None else cls.of(pid, cluster, uid)
+
+    @classmethod
+    def of(cls, pid: int, cluster: Path, uid: int) -> Postmaster | None:
+        """The process of that number if it is PostgreSQL, run by that user in that cluster."""
         import psutil
 
-        pid = lock_holder(cluster / "postmaster.pid")
-        found = None if pid is None else cls.with_pid(pid)
+        found = cls.with_pid(pid)
         try:
             if found is None or not found.alive() or found.process.uids().effective != uid:
                 return None

@@ -155,6 +155,10 @@ class Pool:
         self._idle: list[Session] = []
         self._open = 0
         self._waiting: deque[Deferred[Session | None]] = deque()
+        self._closed = True
+
+    def open(self) -> None:
+        """Take work; connections are made as they are needed."""
         self._closed = False
 
     async def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -190,7 +194,7 @@ class Pool:
         """How many connections are open, how many of them idle, and how many callers wait."""
         return self._open, len(self._idle), len(self._waiting)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close every connection; work that waits is refused."""
         self._closed = True
         while self._idle:

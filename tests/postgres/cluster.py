@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,16 +17,18 @@ import psycopg2
 
 from ledger.services.file_lock import FileLock
 from ledger.services.postgres_cluster import NO_SETTINGS, Cluster
-from ledger.services.postgres_layout import ROLE
+from ledger.services.postgres_layout import ROLE, Layout
+from ledger.services.postgres_process import Postmaster
 from ledger.store.migrations import apply_migrations
 
 TEMPLATE = "ledger_template"
-_PREFIX = "ledger-tests-"
+_PREFIX = "ledger-tests-run-"
+_OLD = 60.0
 
 
-def temporary_data_dir() -> Path:
+def temporary_data_dir(prefix: str = "ledger-tests-") -> Path:
     """A new directory that the user PostgreSQL runs as may pass, which pytest's own is not when root runs the tests."""
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
     if os.geteuid() == 0:
         folder.chmod(0o711)
     return folder
@@ -82,7 +86,7 @@ class DatabaseServer:
 def running_server() -> Iterator[DatabaseServer]:
     """Run a server in a temporary directory, after clearing away those of killed runs."""
     sweep()
-    data_dir = temporary_data_dir()
+    data_dir = temporary_data_dir(_PREFIX)
     server = DatabaseServer(data_dir)
     try:
         server.cluster.acquire()
@@ -93,14 +97,17 @@ def running_server() -> Iterator[DatabaseServer]:
 
 
 def sweep() -> None:
-    """Stop and remove the clusters of runs that were killed: those that nobody holds."""
+    """Stop and remove the servers of runs that were killed: those that nobody holds."""
     for folder in Path("/tmp").glob(f"{_PREFIX}*"):
-        if not os.access(folder, os.W_OK) or not (folder / "users.lock").exists():
+        lock_file = folder / "users.lock"
+        if not os.access(lock_file, os.W_OK) or time.time() - lock_file.stat().st_mtime < _OLD:
             continue
-        claim = FileLock(folder / "users.lock")
+        claim = FileLock(lock_file)
         if claim.try_exclusive():
-            claim.release()
-            leftover = Cluster(folder)
-            leftover.acquire()
-            leftover.release()
+            cluster = Layout(folder).cluster
+            left = Postmaster.find(cluster, cluster.stat().st_uid) if cluster.exists() else None
+            if left is not None:
+                left.signal(signal.SIGQUIT)
+                left.gone_within(10)
             shutil.rmtree(folder, ignore_errors=True)
+            claim.release()

@@ -24,10 +24,10 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from ledger.domain.errors import ConfigurationError
-from ledger.services import postgres_install
+from ledger.services import postgres_cluster, postgres_install
 from ledger.services.embedded_postgres import EmbeddedPostgres
 from ledger.services.file_lock import FileLock
-from ledger.services.postgres_cluster import Abandoned, Cluster, running_postgres
+from ledger.services.postgres_cluster import Abandoned, Cluster, PostgresFailed, running_postgres
 from ledger.services.postgres_layout import Layout
 from ledger.services.postgres_process import Postmaster
 from tests.postgres.cluster import temporary_data_dir
@@ -321,6 +321,37 @@ def test_another_major_version_is_refused_in_one_line(data_dir: Path) -> None:
         Cluster(data_dir).acquire()
     assert "\n" not in str(refusal.value)
     assert str(Layout(data_dir).cluster) in str(refusal.value)
+
+
+def test_a_directory_that_is_no_cluster_is_refused(data_dir: Path) -> None:
+    Layout(data_dir).cluster.mkdir(parents=True)
+    with pytest.raises(ConfigurationError, match="no PostgreSQL cluster"):
+        Cluster(data_dir).acquire()
+
+
+def test_a_data_directory_that_is_a_file_is_refused(data_dir: Path) -> None:
+    (data_dir / "file").touch()
+    (data_dir / "nowhere").symlink_to(data_dir / "file" / "below")
+    for name in ("file", "nowhere"):
+        with pytest.raises(ConfigurationError, match="--data-dir"):
+            Cluster(data_dir / name).acquire()
+
+
+def test_another_name_of_the_data_directory_leads_to_the_same(data_dir: Path) -> None:
+    (data_dir / "link").symlink_to(data_dir / "real")
+    assert Cluster(data_dir / "link").url == Cluster(data_dir / "real").url
+
+
+def test_a_server_that_cannot_be_seen_is_not_joined(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, stranger = Cluster(data_dir), Cluster(data_dir)
+    cluster.acquire()
+    monkeypatch.setattr(postgres_cluster, "_STRANGER_PATIENCE", 0.0)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(Postmaster, "find", lambda *_: None)
+        with pytest.raises(PostgresFailed, match="not among our processes"):
+            stranger.acquire()
+    assert query(cluster.url, "SELECT 1") == 1
+    cluster.release()
 
 
 def test_a_data_directory_out_of_reach_is_named(data_dir: Path) -> None:

@@ -1,0 +1,117 @@
+"""The server: which services it is made of, in which order they start, and who knows whom. Read this page first."""
+
+import os
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from twisted.logger import Logger
+
+from ledger.config import Config
+from ledger.domain.accounts import Owner
+from ledger.domain.policy import Caller
+from ledger.pubsub.access import Context
+from ledger.pubsub.feed import Feed
+from ledger.pubsub.hub import Hub
+from ledger.pubsub.sockets import STOPPING, Sockets
+from ledger.pubsub.sse import EventsResource
+from ledger.pubsub.websocket import websocket_resource
+from ledger.resources.exchange import Exchange
+from ledger.resources.live import LiveFront
+from ledger.resources.routes import all_endpoints
+from ledger.resources.site import LedgerSite
+from ledger.services.balance_watcher import BalanceWatcher
+from ledger.services.child import Child
+from ledger.services.core import Core
+from ledger.services.credentials import Credentials
+from ledger.services.database import Database
+from ledger.services.embedded_postgres import EmbeddedPostgres
+from ledger.services.feed import FeedService
+from ledger.services.http import Http
+from ledger.services.ladder import Ladder, end_process
+from ledger.services.passwords import Passwords
+from ledger.services.writer import Writer
+from ledger.store import tokens
+from ledger.store.journal import CHANNEL, JournalWriter
+from ledger.store.reader import JournalReader
+
+log = Logger()
+
+NAME: Final = "ledger"
+
+
+class _Access:
+    """The core as the live streams see it, where everything may be awaited."""
+
+    def __init__(self, core: Core, credentials: Credentials) -> None:
+        self._core = core
+        self.watch = credentials.watch
+
+    async def authenticate(self, token: str) -> Caller:
+        """Return who bears a token, or refuse with `invalid_token`."""
+        caller = self._core.authenticate(token)
+        return caller if isinstance(caller, Caller) else await caller
+
+    async def owner(self, account_id: str) -> Owner | None:
+        """Return the unchanging facts of an account, or None."""
+        owner = self._core.owner(account_id)
+        return owner if owner is None or isinstance(owner, Owner) else await owner
+
+
+def build(config: Config, reactor: Any) -> Ladder:
+    """Return the service tree, bottom first: what stands lower is started earlier and stopped later."""
+    ladder = Ladder(reactor, random.random, partial(end_process, reactor))
+    ladder.setName(NAME)
+    children: list[Child] = []
+
+    url = config.database
+    if url is None:
+        postgres = EmbeddedPostgres(config.data_dir, reactor)
+        url = postgres.url
+        children.append(postgres)
+
+    database = Database(url, reactor, config.pool_size)
+    feed = Feed(JournalReader(database.pool), Hub(), reactor)
+    writer = Writer(JournalWriter(reactor, url), reactor, feed.committed)
+    passwords = Passwords(reactor)
+    credentials = Credentials(database.pool)
+    core = Core(config, database, writer, passwords, credentials, ladder.status)
+
+    listener = database.listener
+    listener.on(CHANNEL, lambda head: feed.head_moved(int(head)))
+    listener.on(tokens.CHANNEL, credentials.stopped)
+    listener.tell(feed)
+    listener.tell(credentials)
+
+    sockets = Sockets(reactor)
+    exchange = Exchange(core, reactor.seconds, os.urandom)
+    access = _Access(core, credentials)
+    context = Context(feed, access, access, sockets, reactor)
+    front = LiveFront(exchange)
+    endpoints = all_endpoints(core, reactor.seconds, str(config.data_dir) if config.database is None else "/")
+    live = {"/ws": websocket_resource(context, front, reactor), "/api/events": EventsResource(context, front)}
+    site = LedgerSite(reactor, exchange, endpoints, live)
+    http = Http(
+        reactor,
+        site,
+        config.listen,
+        reuse_port=config.reuse_port,
+        close_sockets=lambda: sockets.close_all(STOPPING),
+        leans_on=("database",),
+    )
+
+    children += [database, passwords, FeedService(feed), writer, BalanceWatcher(feed.hub), http]
+    for child in children:
+        ladder.addService(child)
+    ladder.on_started(lambda: _announce(http.addresses))
+    return ladder
+
+
+def _announce(addresses: Sequence[str]) -> None:
+    for address in addresses:
+        log.info("Ledger listens on {address}", address=address)
+    if addresses:
+        body = msgspec.json.encode({"name": "Ada", "email": "ada@example.com", "password": "correct horse"}).decode()
+        log.info("Try: curl -s {address}/users -d '{body}'", address=addresses[0], body=body)

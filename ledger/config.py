@@ -1,0 +1,186 @@
+"""What the server is told when it starts: a table of options, each also an environment variable, checked at once."""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any, Final
+
+import platformdirs
+from twisted.internet.endpoints import serverFromString
+
+from ledger.domain.errors import ConfigurationError, Refused
+from ledger.domain.money import DEFAULT_MAX_AMOUNT, MAX_AMOUNT, asset_of
+
+_POOL_LIMIT: Final = 80
+
+
+@dataclass(frozen=True)
+class Config:
+    """The checked configuration of one server."""
+
+    listen: tuple[str, ...]
+    database: str | None
+    data_dir: Path
+    pool_size: int
+    rate_limit: tuple[int, int] | None
+    currency: str
+    max_amount: int
+    self_funding: bool
+    cors_origins: tuple[str, ...]
+    trusted_proxies: tuple[str, ...]
+    log_format: str
+    reuse_port: bool
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: how it is written, what it means, and how its text is read; reading raises `ValueError`."""
+
+    name: str
+    field: str
+    read: Callable[[str], Any]
+    default: str | None
+    help: str
+    repeats: bool = False
+    is_flag: bool = False
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that stands for the option."""
+        return "LEDGER_" + self.name.replace("-", "_").upper()
+
+
+def _endpoint(text: str) -> str:
+    # A reactor is at hand wherever a server is configured, but must not be installed by importing this module.
+    from twisted.internet import reactor
+
+    try:
+        serverFromString(reactor, text)
+    except Exception as error:
+        raise ValueError(f"{text!r} is not a Twisted endpoint string ({error})") from error
+    return text
+
+
+def _database(text: str) -> str:
+    if not re.match(r"postgres(ql)?://", text):
+        raise ValueError("must be a URL such as postgresql://user@host/name")
+    return text
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]+", text) or not least <= int(text) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+def _rate(text: str) -> tuple[int, int] | None:
+    if text == "0":
+        return None
+    match = re.fullmatch(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,5})", text)
+    if match is None:
+        raise ValueError("must be REQUESTS/SECONDS, such as 100/60, or 0")
+    return int(match[1]), int(match[2])
+
+
+def _currency(text: str) -> str:
+    try:
+        return asset_of(text).code
+    except Refused as refused:
+        raise ValueError("must be the code of a currency, such as USD") from refused
+
+
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError("must be on or off")
+    return text == "on"
+
+
+def _flag(text: str) -> bool:
+    if text not in ("on", "off", "1", "0", "true", "false", ""):
+        raise ValueError("must be on or off")
+    return text in ("on", "1", "true")
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s]+", text):
+        raise ValueError(f"{text!r} is not an origin such as https://example.com")
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is not an address or network") from None
+
+
+def _log_format(text: str) -> str:
+    if text not in ("text", "json"):
+        raise ValueError("must be text or json")
+    return text
+
+
+def default_data_dir() -> Path:
+    """Return where the embedded database lives unless told otherwise."""
+    return Path("/var/lib/ledger") if os.geteuid() == 0 else Path(platformdirs.user_data_dir("ledger"))
+
+
+OPTIONS: Final = (
+    Option(
+        "listen",
+        "listen",
+        _endpoint,
+        "tcp:8080:interface=127.0.0.1",
+        "where to listen: a Twisted endpoint string; may be repeated",
+        repeats=True,
+    ),
+    Option("database", "database", _database, None, "a PostgreSQL URL; left out: embedded PostgreSQL"),
+    Option("data-dir", "data_dir", lambda text: Path(text).absolute(), None, "where the embedded database lives"),
+    Option("pool-size", "pool_size", _number(1, _POOL_LIMIT), "5", "connections for reads and short work"),
+    Option("rate-limit", "rate_limit", _rate, "100/60", "requests per seconds and client, or 0"),
+    Option("currency", "currency", _currency, "USD", "the currency of first accounts"),
+    Option(
+        "max-amount",
+        "max_amount",
+        _number(1, MAX_AMOUNT),
+        str(DEFAULT_MAX_AMOUNT),
+        "the largest amount of one operation, in minor units",
+    ),
+    Option("self-funding", "self_funding", _switch, "on", "whether users may bring money in themselves: on or off"),
+    Option("cors-origin", "cors_origins", _origin, None, "an origin whose pages may call; may be repeated", repeats=True),
+    Option(
+        "trusted-proxy",
+        "trusted_proxies",
+        _network,
+        None,
+        "a proxy whose X-Forwarded-For counts; may be repeated",
+        repeats=True,
+    ),
+    Option("log-format", "log_format", _log_format, "text", "text for people, json for machines"),
+    Option("reuse-port", "reuse_port", _flag, "off", "share the port with other server processes", is_flag=True),
+)
+
+
+def read_config(given: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> Config:
+    """Return the configuration that options and variables give, the option before the variable, or say what is wrong."""
+    values: dict[str, Any] = {}
+    for option in OPTIONS:
+        texts = given.get(option.name)
+        if texts is None and option.variable in environ:
+            text = environ[option.variable]
+            texts = text.split() if option.repeats else [text]
+        if texts is None:
+            texts = [] if option.default is None else [option.default]
+        try:
+            read = tuple(option.read(text) for text in texts)
+        except ValueError as error:
+            raise ConfigurationError(f"--{option.name}: {error}") from error
+        values[option.field] = read if option.repeats else next(iter(read[-1:]), None)
+    values["data_dir"] = values["data_dir"] or default_data_dir()
+    return Config(**values)

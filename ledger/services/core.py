@@ -1,0 +1,118 @@
+"""What the ledger offers to any surface, HTTP or other: one object over the services, with what never changes cached."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import msgspec
+import uuid_utils
+from cachetools import LRUCache
+from twisted.internet.defer import Deferred
+
+from ledger.config import Config
+from ledger.domain.accounts import Account, Owner
+from ledger.domain.commands import Command, Replayed, Sealed
+from ledger.domain.errors import Refused
+from ledger.domain.money import asset_of
+from ledger.domain.policy import Caller
+from ledger.services.child import ChildStatus
+from ledger.services.credentials import Credentials
+from ledger.services.database import Database
+from ledger.services.passwords import Passwords
+from ledger.services.writer import Writer
+from ledger.store.accounts import find_first_account, find_owner, read_state
+from ledger.store.tokens import new_token
+from ledger.store.users import add_user, email_is_taken
+
+_REMEMBERED: Final = 100_000
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """A user just made, with the first account and its token, which is told this once."""
+
+    user_id: str
+    name: str
+    email: str
+    account: Owner
+    token: str
+
+
+class Health(msgspec.Struct, frozen=True):
+    """How the server does: whether its database answers, and every child of the service tree."""
+
+    database: bool
+    services: Sequence[ChildStatus]
+
+
+class Core:
+    """The ledger as its surfaces see it; what is cached is answered at once, all else may be awaited."""
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        writer: Writer,
+        passwords: Passwords,
+        credentials: Credentials,
+        children: Callable[[], Sequence[ChildStatus]],
+    ) -> None:
+        self.config = config
+        self._database = database
+        self._writer = writer
+        self._passwords = passwords
+        self._credentials = credentials
+        self._children = children
+        self._owners: LRUCache[str, Owner] = LRUCache(_REMEMBERED)
+        self._first: LRUCache[str, Owner] = LRUCache(_REMEMBERED)
+
+    def authenticate(self, token: str) -> Caller | Awaitable[Caller]:
+        """Return who bears a token, or refuse with `invalid_token`."""
+        return self._credentials.authenticate(token)
+
+    def owner(self, account_id: str) -> Owner | None | Awaitable[Owner | None]:
+        """Return the unchanging facts of an account, or None."""
+        return self._owners.get(account_id) or self._find_owner(account_id)
+
+    def first_account(self, user_id: str) -> Owner | None | Awaitable[Owner | None]:
+        """Return a user's first account, or None for an unknown user."""
+        return self._first.get(user_id) or self._find_first(user_id)
+
+    def submit(self, command: Command) -> Deferred[Sealed | Replayed]:
+        """Have a command decided: fires after its commit, or fails with `Refused`."""
+        return self._writer.submit(command)
+
+    async def account_state(self, account_id: str) -> tuple[Account, str]:
+        """Return an account's committed state and the instant it was read at."""
+        state = await read_state(self._database.pool, account_id)
+        if state is None:
+            raise Refused("account_not_found")
+        return state
+
+    async def register(self, name: str, email: str, password: str) -> Registered:
+        """Make a user and the first account in one transaction, or refuse with `email_already_exists`."""
+        if await email_is_taken(self._database.pool, email):
+            raise Refused("email_already_exists", field="email")
+        password_hash = await self._passwords.hash(password)
+        user_id, token = self.new_id(), new_token()
+        first = Owner(self.new_id(), user_id, asset_of(self.config.currency).name, is_system=False)
+        await add_user(self._database.pool, user_id, name, email, password_hash, first, token)
+        return Registered(user_id, name, email, first, token)
+
+    def new_id(self) -> str:
+        """Return a new id, a UUID of version 7."""
+        return str(uuid_utils.uuid7())
+
+    async def health(self) -> Health:
+        """Tell how the database and the children do."""
+        return Health(await self._database.answers(), self._children())
+
+    async def _find_owner(self, account_id: str) -> Owner | None:
+        owner = await find_owner(self._database.pool, account_id)
+        if owner is not None:
+            self._owners[account_id] = owner
+        return owner
+
+    async def _find_first(self, user_id: str) -> Owner | None:
+        owner = await find_first_account(self._database.pool, user_id)
+        if owner is not None:
+            self._first[user_id] = owner
+        return owner

@@ -1,0 +1,128 @@
+"""The HTTP server as a child of the service tree: listens, and drains before it stops."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.tcp import Port
+from twisted.logger import Logger
+
+from ledger.domain.errors import ConfigurationError
+from ledger.services.child import Child
+
+_Port: Any = Port  # Twisted leaves these without types
+_endpoint_from: Any = serverFromString
+
+
+class DrainableSite(Protocol):
+    """What is served: a protocol factory that can finish what its connections have begun."""
+
+    def reopen(self) -> None: ...
+    async def drain(self, seconds: float) -> None: ...
+
+
+class Http(Child):
+    """Listens on one or more endpoints; `stop` closes the ports, the live sockets, and then drains the site."""
+
+    name = "http"
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        site: DrainableSite,
+        listen: Sequence[str],
+        *,
+        reuse_port: bool = False,
+        close_sockets: Callable[[], None] | None = None,
+        leans_on: tuple[str, ...] = (),
+        drain_seconds: float = 8.0,
+    ) -> None:
+        self.leans_on = leans_on
+        self.stop_deadline = drain_seconds + 2.0
+        self._reactor = SharedPortReactor(reactor) if reuse_port else reactor
+        self._site = site
+        self._listen = tuple(listen)
+        self._close_sockets = close_sockets
+        self._drain_seconds = drain_seconds
+        self._ports: list[Any] = []
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where clients can connect to."""
+        return [
+            _shown(port.getHost(), description) for port, description in zip(self._ports, self._listen, strict=False)
+        ]
+
+    async def start(self) -> None:
+        """Listen on all endpoints, or refuse the one that does not work by name."""
+        self._site.reopen()
+        for description in self._listen:
+            try:
+                endpoint = _endpoint_from(self._reactor, description)
+            except (LookupError, TypeError, ValueError) as error:
+                raise ConfigurationError(f"--listen {description}: not a Twisted endpoint ({error})") from error
+            except Exception as error:  # a key or certificate that cannot be read, or is none
+                raise ConfigurationError(f"--listen {description}: {_one_line(error)}") from error
+            try:
+                self._ports.append(await endpoint.listen(self._site))
+            except CannotListenError as error:
+                raise ConfigurationError(f"--listen {description}: {_one_line(error.socketError)}") from error
+            except Exception as error:
+                raise ConfigurationError(f"--listen {description}: {_one_line(error)}") from error
+
+    async def stop(self) -> None:
+        """Take no more connections, close the live sockets, finish the requests, then close every connection."""
+        ports, self._ports = self._ports, []
+        for port in ports:
+            await port.stopListening()
+        if self._close_sockets is not None:
+            try:
+                self._close_sockets()
+            except Exception:
+                self._log.failure("the live sockets could not be closed")
+        await self._site.drain(self._drain_seconds)
+
+
+class _SharedPort(_Port):  # type: ignore[misc]
+    """A port that other processes may listen on too; the kernel spreads the connections."""
+
+    def createInternetSocket(self) -> socket.socket:
+        made: socket.socket = super().createInternetSocket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        return made
+
+
+class SharedPortReactor:
+    """A reactor whose TCP ports can be shared between processes."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
+        """Listen as the reactor does, on a port that can be shared."""
+        made = _SharedPort(port, factory, backlog, interface, self._reactor)
+        made.startListening()
+        return made
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(getattr(error, "strerror", None) or error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _shown(address: Any, description: str) -> str:
+    host = getattr(address, "host", None)
+    if host is None:
+        name = getattr(address, "name", b"")
+        return f"unix:{name.decode() if isinstance(name, bytes) else name}"
+    scheme = "https" if description.startswith(("ssl:", "tls:")) else "http"
+    return f"{scheme}://[{host}]:{address.port}" if ":" in host else f"{scheme}://{host}:{address.port}"

@@ -1,0 +1,56 @@
+"""Accounts in PostgreSQL: opened here, read here; what the journal decides on is changed by the writer alone."""
+
+from ledger.domain.accounts import WORLD_TYPE, Account, Owner, world_id
+from ledger.store.postgres import Pool, Session
+
+_COLUMNS = "id::text, user_id::text, asset, type, status, balance::text, held::text, credit_limit, version"
+
+
+async def open_account(session: Session, owner: Owner, account_type: str, name: str | None = None) -> None:
+    """Add an account, with the world of its asset if there is none yet, inside the caller's transaction."""
+    await session.run(
+        "INSERT INTO accounts (id, asset, type) VALUES (%s, %s, 'WORLD') ON CONFLICT (id) DO NOTHING",
+        (world_id(owner.asset), owner.asset),
+    )
+    await session.run(
+        "INSERT INTO accounts (id, user_id, name, asset, type) VALUES (%s, %s, %s, %s, %s)",
+        (owner.account_id, owner.user_id, name, owner.asset, account_type),
+    )
+
+
+async def find_owner(pool: Pool, account_id: str) -> Owner | None:
+    """Return what never changes of an account, or None."""
+    return await _owner(pool, "id = %s", account_id)
+
+
+async def find_first_account(pool: Pool, user_id: str) -> Owner | None:
+    """Return a user's first account: ids are in the order of opening."""
+    return await _owner(pool, "user_id = %s ORDER BY id LIMIT 1", user_id)
+
+
+async def _owner(pool: Pool, condition: str, key: str) -> Owner | None:
+    rows = await pool.query(f"SELECT id::text, user_id::text, asset, type FROM accounts WHERE {condition}", (key,))
+    for account_id, user_id, asset, account_type in rows:
+        return Owner(account_id, user_id, asset, account_type == WORLD_TYPE)
+    return None
+
+
+async def read_state(pool: Pool, account_id: str) -> tuple[Account, str] | None:
+    """Return an account's committed state and the instant it was read at."""
+    rows = await pool.query(
+        f"""SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), {_COLUMNS}
+            FROM accounts WHERE id = %s""",
+        (account_id,),
+    )
+    for instant, account_id, user_id, asset, account_type, status, balance, held, limit, version in rows:
+        account = Account(account_id, user_id, asset, account_type, status, int(balance), int(held), limit, version)
+        return account, instant
+    return None
+
+
+async def owners_of(pool: Pool, account_ids: set[str]) -> dict[str, Owner]:
+    """Return what never changes of the given accounts."""
+    rows = await pool.query(
+        "SELECT id::text, user_id::text, asset, type FROM accounts WHERE id = ANY (%s::uuid[])", (list(account_ids),)
+    )
+    return {row[0]: Owner(row[0], row[1], row[2], row[3] == WORLD_TYPE) for row in rows}

@@ -1,0 +1,141 @@
+"""Who may follow what; where a client stands; who counts as the operator."""
+
+import pytest
+
+from ledger.domain.errors import Refused
+from ledger.domain.policy import OPERATOR, Caller
+from ledger.pubsub.access import bearer_token
+from ledger.pubsub.cursor import WHOLE, Cursor, read_cursor
+from ledger.pubsub.loopback import is_loopback, operator_allowed
+from ledger.pubsub.topics import grant
+from tests.pubsub.world import ACCOUNTS, OWNERS, USERS, WORLD, Owners, account, done, identity
+
+ALICE1 = Caller("account", account("alice1"), USERS["alice"])
+WALLET = Caller("account", account("wallet"), None)
+SHOUTED = f"accounts:{account('alice1').upper()}"
+
+
+@pytest.mark.parametrize(
+    ("caller", "topic", "outcome"),
+    [
+        (OPERATOR, "balance_updated", None),
+        (ALICE1, "balance_updated", "insufficient_permissions"),
+        (OPERATOR, f"users:{USERS['bob']}", None),
+        (OPERATOR, f"users:{identity('user', 99)}", None),
+        (ALICE1, f"users:{USERS['alice']}", account("alice1")),
+        (ALICE1, f"users:{USERS['bob']}", "unauthorized_access"),
+        (ALICE1, f"users:{identity('user', 99)}", "unauthorized_access"),
+        (WALLET, f"users:{USERS['bob']}", "unauthorized_access"),
+        (OPERATOR, f"accounts:{account('bob')}", None),
+        (ALICE1, f"accounts:{account('alice1')}", None),
+        (ALICE1, f"accounts:{account('alice2')}", "insufficient_permissions"),
+        (ALICE1, f"accounts:{account('bob')}", "unauthorized_access"),
+        (ALICE1, f"accounts:{identity('account', 99)}", "account_not_found"),
+        (ALICE1, f"accounts:{WORLD}", "account_not_found"),
+        (OPERATOR, f"accounts:{WORLD}", "account_not_found"),
+        (WALLET, f"accounts:{account('wallet')}", None),
+        (OPERATOR, "accounts:7", "invalid_uuid_format"),
+        (ALICE1, SHOUTED, "invalid_uuid_format"),
+        (OPERATOR, "balances", "resource_not_found"),
+        (OPERATOR, "users", "invalid_uuid_format"),
+        (OPERATOR, "\x00", "resource_not_found"),
+    ],
+)
+def test_what_each_caller_sees(caller: Caller, topic: str, outcome: str | None) -> None:
+    if outcome is None or outcome in OWNERS:
+        granted = done(grant(Owners(), caller, topic))
+        assert granted.topic.name == topic
+        assert granted.only_account == outcome
+    else:
+        with pytest.raises(Refused) as refused:
+            done(grant(Owners(), caller, topic))
+        assert refused.value.reason == outcome
+
+
+def test_an_account_token_is_its_account() -> None:
+    for owner in ACCOUNTS.values():
+        caller = Caller("account", owner.account_id, owner.user_id)
+        assert done(grant(Owners(), caller, f"accounts:{owner.account_id}")).only_account is None
+
+
+@pytest.mark.parametrize(
+    ("since", "cursor"),
+    [
+        (0, Cursor(0)),
+        (17, Cursor(17)),
+        ("17", Cursor(17, WHOLE)),
+        ("17:0", Cursor(17, 0)),
+        ("017:03", Cursor(17, 3)),
+        ("999999999999999999:999999999", Cursor(10**18 - 1, 10**9 - 1)),
+    ],
+)
+def test_cursors_are_read(since: object, cursor: Cursor) -> None:
+    assert read_cursor(since) == cursor
+
+
+@pytest.mark.parametrize(
+    "since", [-1, True, False, 1.0, 10**18, "", "x", "1:", ":1", "1:-1", "1:2:3", " 1", "1\n", "١", "9" * 30, [1], {}]
+)
+def test_other_cursors_are_refused(since: object) -> None:
+    with pytest.raises(Refused) as refused:
+        read_cursor(since)
+    assert refused.value.reason == "invalid_cursor"
+
+
+def test_a_cursor_covers_what_was_seen() -> None:
+    assert Cursor(5).covers(5, 7)
+    assert Cursor(5, 1).covers(5, 1)
+    assert Cursor(5, 1).covers(4, 9)
+    assert not Cursor(5, 1).covers(5, 2)
+    assert not Cursor(5).covers(6, 0)
+    assert (Cursor(5).complete, Cursor(5, 3).complete) == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("10.0.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("0.0.0.0", False),
+        ("localhost", False),
+        ("", False),
+    ],
+)
+def test_loopback_addresses(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({}, True),
+        ({"host": "localhost:8080", "user-agent": "curl"}, True),
+        ({"Host": "127.0.0.1"}, True),
+        ({"host": "[::1]:8080"}, True),
+        ({"host": "ledger.localhost"}, True),
+        ({"host": "example.org:8080"}, False),
+        ({"host": "127.0.0.1.example.org"}, False),
+        ({"Origin": "http://localhost:8080"}, False),
+        ({"ORIGIN": "null"}, False),
+        ({"X-Forwarded-For": "127.0.0.1"}, False),
+        ({"forwarded": ""}, False),
+        ({"Via": "1.1 proxy"}, False),
+    ],
+)
+def test_only_a_direct_client_on_this_machine_is_the_operator(headers: dict[str, str], allowed: bool) -> None:
+    assert operator_allowed("127.0.0.1", headers) is allowed
+    assert operator_allowed("::1", {name.encode(): value.encode() for name, value in headers.items()}) is allowed
+    assert operator_allowed("192.0.2.1", headers) is False
+
+
+def test_bearer_tokens_are_read() -> None:
+    assert bearer_token("Bearer abc") == "abc"
+    assert bearer_token("bearer  abc ") == "abc"
+    for header in ("", "Bearer", "Bearer ", "Basic abc", "Bearer a b", "abc"):
+        with pytest.raises(Refused) as refused:
+            bearer_token(header)
+        assert refused.value.reason == "invalid_token"

@@ -1,0 +1,143 @@
+"""A backend in memory that decides with the real domain, for tests of the HTTP edge."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from ledger.domain.accounts import WORLD_TYPE, Account, Owner, world_id
+from ledger.domain.commands import Book, Command, Replayed, Sealed
+from ledger.domain.errors import Refused, unavailable
+from ledger.domain.journal import START
+from ledger.domain.money import DEFAULT_MAX_AMOUNT
+from ledger.domain.policy import Caller
+from ledger.resources.backend import Health, Registered
+from ledger.services.child import ChildStatus
+
+INSTANT = "2026-01-02T03:04:05.678901Z"
+
+
+@dataclass
+class Settings:
+    """A configuration that tests can change."""
+
+    currency: str = "USD"
+    max_amount: int = DEFAULT_MAX_AMOUNT
+    self_funding: bool = True
+    cors_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+
+
+@dataclass
+class MemoryBackend:
+    """Users, accounts and a book in memory; `slowly` turns what is cached into what must be awaited."""
+
+    config: Settings = field(default_factory=Settings)
+    slowly: bool = False
+    later: Callable[[Callable[[], None]], None] | None = None  # when set, calls a batch's answers back later
+    trouble: Exception | None = None  # what every submit fails with
+    database: bool = True
+    services: list[ChildStatus] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.ids = 0
+        self.tokens: dict[str, Caller] = {}
+        self.owners: dict[str, Owner] = {}
+        self.firsts: dict[str, Owner] = {}
+        self.emails: set[str] = set()
+        self.passwords: list[str] = []
+        self.submitted: list[Command] = []
+        self.book = Book(START, INSTANT, {})
+        self.admin_token = "admin-token"
+        self.tokens[self.admin_token] = Caller("operator")
+        self.open_account(None, asset="USD/2", account_type=WORLD_TYPE, account_id=world_id("USD/2"))
+
+    def new_id(self) -> str:
+        """Return the next id."""
+        self.ids += 1
+        return f"01900000-0000-7000-8000-{self.ids:012x}"
+
+    def open_account(
+        self, user_id: str | None, asset: str = "USD/2", account_type: str = "CHECKING", account_id: str | None = None
+    ) -> tuple[Owner, str]:
+        """Open an account and return it with its token."""
+        account_id = account_id or self.new_id()
+        owner = Owner(account_id, user_id, asset, account_type == WORLD_TYPE)
+        self.owners[account_id] = owner
+        if user_id is not None:
+            self.firsts.setdefault(user_id, owner)
+        self.book.accounts[account_id] = Account(
+            id=account_id,
+            user_id=user_id,
+            asset=asset,
+            type=account_type,
+            status="ACTIVE",
+            balance=0,
+            held=0,
+            credit_limit=0,
+            version=0,
+        )
+        token = sha256(account_id.encode()).hexdigest()
+        self.tokens[token] = Caller("account", account_id, user_id)
+        return owner, token
+
+    def authenticate(self, token: str) -> Caller | Awaitable[Caller]:
+        """Look a token up."""
+        caller = self.tokens.get(token)
+        if self.slowly:
+            return fail(Refused("invalid_token")) if caller is None else succeed(caller)
+        if caller is None:
+            raise Refused("invalid_token")
+        return caller
+
+    def owner(self, account_id: str) -> Any:
+        """Look an account up."""
+        found = self.owners.get(account_id)
+        return succeed(found) if self.slowly else found
+
+    def first_account(self, user_id: str) -> Any:
+        """Look a user's first account up."""
+        found = self.firsts.get(user_id)
+        return succeed(found) if self.slowly else found
+
+    def submit(self, command: Command) -> Deferred[Sealed | Replayed]:
+        """Decide a command at once, and answer at once or later."""
+        self.submitted.append(command)
+        outcome = self.trouble or self.book.decide(command)
+        answer: Deferred[Sealed | Replayed] = Deferred()
+
+        def fire() -> None:
+            if isinstance(outcome, Exception):
+                answer.errback(outcome)
+            else:
+                answer.callback(outcome)
+
+        if self.later is None:
+            fire()
+        else:
+            self.later(fire)
+        return answer
+
+    async def account_state(self, account_id: str) -> tuple[Account, str]:
+        """Read an account."""
+        if self.trouble is not None:
+            raise unavailable()
+        return self.book.accounts[account_id], INSTANT
+
+    async def register(self, name: str, email: str, password: str) -> Registered:
+        """Make a user."""
+        if email in self.emails:
+            raise Refused("email_already_exists", field="email")
+        self.emails.add(email)
+        self.passwords.append(password)
+        user_id = self.new_id()
+        owner, token = self.open_account(user_id)
+        return Registered(user_id, name, email, owner, token)
+
+    async def health(self) -> Health:
+        """Tell what the test wants to be told."""
+        return Health(self.database, self.services)
