@@ -63,7 +63,7 @@ class _Access:
 def build(config: Config, reactor: Any) -> Ladder:
     """Return the service tree, bottom first: what stands lower is started earlier and stopped later."""
     ladder = Ladder(reactor, random.random, partial(end_process, reactor))
-    ladder.setName(NAME)
+    ladder.setName(NAME)  # type: ignore[no-untyped-call]
     children: list[Child] = []
 
     url = config.database

@@ -58,7 +58,7 @@ def _endpoint(text: str) -> str:
     from twisted.internet import reactor
 
     try:
-        serverFromString(reactor, text)
+        serverFromString(reactor, text)  # type: ignore[no-untyped-call]
     except Exception as error:
         raise ValueError(f"{text!r} is not a Twisted endpoint string ({error})") from error
     return text
@@ -153,7 +153,9 @@ OPTIONS: Final = (
         "the largest amount of one operation, in minor units",
     ),
     Option("self-funding", "self_funding", _switch, "on", "whether users may bring money in themselves: on or off"),
-    Option("cors-origin", "cors_origins", _origin, None, "an origin whose pages may call; may be repeated", repeats=True),
+    Option(
+        "cors-origin", "cors_origins", _origin, None, "an origin whose pages may call; may be repeated", repeats=True
+    ),
     Option(
         "trusted-proxy",
         "trusted_proxies",
@@ -168,7 +170,7 @@ OPTIONS: Final = (
 
 
 def read_config(given: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> Config:
-    """Return the configuration that options and variables give, the option before the variable, or say what is wrong."""
+    """Return the configuration that options, and else variables, give; raises `ConfigurationError`."""
     values: dict[str, Any] = {}
     for option in OPTIONS:
         texts = given.get(option.name)

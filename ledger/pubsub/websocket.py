@@ -51,6 +51,9 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:  # noqa: ARG002
         """End the session."""
+        if self.closeHandshakeTimeoutCall is not None:  # Autobahn leaves it running when the connection is cut
+            self.closeHandshakeTimeoutCall.cancel()
+            self.closeHandshakeTimeoutCall = None
         if self.session is not None:
             self.session.lost()
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import Protocol
 
-import msgspec
 from twisted.internet.defer import Deferred
 
 from ledger.domain.accounts import Account, Owner
 from ledger.domain.commands import Command, Replayed, Sealed
 from ledger.domain.policy import Caller
-from ledger.services.child import ChildStatus
+from ledger.services.core import Health, Registered
 
 
 class Config(Protocol):
@@ -27,23 +26,6 @@ class Config(Protocol):
     def cors_origins(self) -> tuple[str, ...]: ...
     @property
     def trusted_proxies(self) -> tuple[str, ...]: ...
-
-
-class Registered(msgspec.Struct, frozen=True):
-    """A user just made, with the first account and its token, which is told this once."""
-
-    user_id: str
-    name: str
-    email: str
-    account: Owner
-    token: str
-
-
-class Health(msgspec.Struct, frozen=True):
-    """How the server does: whether its database answers, and every child of the service tree."""
-
-    database: bool
-    services: Sequence[ChildStatus]
 
 
 class Backend(Protocol):

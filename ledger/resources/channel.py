@@ -198,6 +198,7 @@ class LedgerChannel(_Channel):  # type: ignore[misc]
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         """Write the head of an answer that a resource gives; while draining it is the connection's last."""
         headers.removeHeader(b"Server")
+        headers.setRawHeaders(b"Date", [self.site.date()])
         if self.site.draining:
             self.persistent = False
             headers.setRawHeaders(b"Connection", [b"close"])

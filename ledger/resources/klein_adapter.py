@@ -46,11 +46,9 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
     def render(self, request: Request) -> Any:
         """Have Klein route the request; what its router would choke on is kept from it."""
         request.getRequestHostname = _no_host  # type: ignore[method-assign]
-        try:
-            b"/".join(request.postpath or ()).decode()
-        except UnicodeDecodeError:
-            return render(request, self._exchange.refuse(incoming_of(request), Refused("resource_not_found")))
-        return self._klein.render(request)
+        if _is_routable(request):
+            return self._klein.render(request)
+        return render(request, self._exchange.refuse(incoming_of(request), Refused("resource_not_found")))
 
     def _handler(self, endpoint: Endpoint) -> Callable[..., Deferred[bytes]]:
         def handle(request: Request, **params: str) -> Deferred[bytes]:
@@ -75,6 +73,16 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
         outgoing = self._exchange.refuse(incoming_of(request), Refused("internal_server_error"))
         _log.failure("the adapter failed [{correlation_id}]", failure, correlation_id=outgoing.correlation_id)
         return render(request, outgoing)
+
+
+def _is_routable(request: Request) -> bool:
+    if request.path[:1] != b"/" or request.path[:2] == b"//":  # Klein would take these for paths without the excess
+        return False
+    try:
+        b"/".join(request.postpath or ()).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _no_host() -> bytes:

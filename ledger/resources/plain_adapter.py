@@ -13,6 +13,7 @@ from ledger.resources.endpoint import Endpoint
 
 Table = dict[tuple[bytes, bytes], Endpoint]
 
+_LARGEST: Final = 65536
 _LARGEST_HEAD: Final = 8192
 _NAMES: Final = """
     Host User-Agent Accept Accept-Encoding Accept-Language Content-Type Content-Length Authorization Connection
@@ -65,7 +66,7 @@ def read_request(
     """Return method and path, headers and body, if the data is exactly one request in the plainest form."""
     key = lines.get(data[: data.find(b"\r\n")])
     end = -1 if key is None else data.find(b"\r\n\r\n", 0, _LARGEST_HEAD)
-    if key is None or end < 0:
+    if key is None or end < 0 or len(data) > _LARGEST:
         return None
     head = data[:end]
     _, *rest = head.split(b"\r\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.endpoints import serverFromString
@@ -39,7 +39,7 @@ class Http(Child):
         listen: Sequence[str],
         *,
         reuse_port: bool = False,
-        close_sockets: Callable[[], None] | None = None,
+        close_sockets: Callable[[], Awaitable[None]] | None = None,
         leans_on: tuple[str, ...] = (),
         drain_seconds: float = 8.0,
     ) -> None:
@@ -83,7 +83,7 @@ class Http(Child):
             await port.stopListening()
         if self._close_sockets is not None:
             try:
-                self._close_sockets()
+                await self._close_sockets()
             except Exception:
                 self._log.failure("the live sockets could not be closed")
         await self._site.drain(self._drain_seconds)

@@ -15,7 +15,7 @@ from ledger.domain.errors import Refused, unavailable
 from ledger.domain.journal import START
 from ledger.domain.money import DEFAULT_MAX_AMOUNT
 from ledger.domain.policy import Caller
-from ledger.resources.backend import Health, Registered
+from ledger.services.core import Health, Registered
 from ledger.services.child import ChildStatus
 
 INSTANT = "2026-01-02T03:04:05.678901Z"

@@ -1,0 +1,146 @@
+"""`verify` in PostgreSQL: hands the whole journal to the audit, in slices that hold no snapshot for long."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from ledger.domain.audit import Audit, Finding, KeptAccount, KeptEntry, KeptRecord
+from ledger.domain.journal import Record, read_body
+from ledger.store.accounts import owners_of
+from ledger.store.postgres import Pool
+
+_RECORDS: Final = 250
+_ACCOUNTS: Final = 500
+
+
+def _instant(column: str) -> str:
+    return f"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What an audit of the whole journal came to."""
+
+    ok: bool
+    head: int
+    checked: int
+    first_failure: Finding | None = None
+
+
+async def verify(pool: Pool) -> Verdict:
+    """Audit everything up to the journal's present head; commits that come meanwhile are left to the next time."""
+    ((head,),) = await pool.query("SELECT coalesce(max(seq), 0) FROM journal")
+    audit = Audit()
+    finding = await _journal(pool, audit, head) or await _accounts(pool, audit, head) or await _strays(pool)
+    return Verdict(finding is None, head, audit.head.seq, finding)
+
+
+async def _journal(pool: Pool, audit: Audit, head: int) -> Finding | None:
+    last = 0
+    while last < head:
+        rows = await pool.query(
+            f"""SELECT seq, id::text, kind, scope::text, key, reverses::text, {_instant("posted_at")},
+                       {_instant("effective_at")}, body, hash
+                FROM journal WHERE seq > %s AND seq <= %s ORDER BY seq LIMIT %s""",
+            (last, head, _RECORDS),
+        )
+        if not rows:
+            return Finding(f"journal {last + 1}", f"is missing, the journal goes on to {head}", last + 1)
+        kept = [KeptRecord(*row)._replace(hash=bytes(row[9])) for row in rows]
+        records = [record for row in kept if (record := _readable(row)) is not None]
+        entries = await _entries(pool, records)
+        owners = await owners_of(pool, {item.account for record in records for item in record.items})
+        uses = await _uses_of_keys(pool, kept)
+        for row in kept:
+            finding = audit.record(row, entries, owners, uses.get((row.scope, row.key), 0))
+            if finding is not None:
+                return finding
+        last = kept[-1].seq
+    return None
+
+
+def _readable(row: KeptRecord) -> Record | None:
+    try:
+        return read_body(row.body)
+    except msgspec.DecodeError:
+        return None
+
+
+async def _entries(pool: Pool, records: Iterable[Record]) -> dict[tuple[str, int], KeptEntry]:
+    named = [entry for record in records for entry in record.entries]
+    rows = await pool.query(
+        f"""SELECT t.id::text, t.account_id::text, t.seq, t.amount, t.type, t.balance, t.held, t.version,
+                   {_instant('t."timestamp"')}
+            FROM unnest(%s::uuid[], %s::bigint[]) AS named (account_id, version)
+            JOIN transactions AS t USING (account_id, version)""",
+        ([entry.account for entry in named], [entry.version for entry in named]),
+    )
+    found = (KeptEntry(*row)._replace(balance=int(row[5]), held=int(row[6])) for row in rows)
+    return {(entry.account_id, entry.version): entry for entry in found}
+
+
+async def _uses_of_keys(pool: Pool, rows: Iterable[KeptRecord]) -> dict[tuple[str | None, str | None], int]:
+    keyed = [row for row in rows if row.key is not None]
+    found = await pool.query(
+        """SELECT j.scope::text, j.key, count(*) FROM unnest(%s::uuid[], %s::text[]) AS used (scope, key)
+           JOIN journal AS j USING (scope, key) GROUP BY 1, 2""",
+        ([row.scope for row in keyed], [row.key for row in keyed]),
+    )
+    times: dict[tuple[str | None, str | None], int] = {}
+    for row in keyed:
+        times[row.scope, row.key] = times.get((row.scope, row.key), 0) + 1
+    # A key that stands twice among the rows at hand joins twice.
+    return {(scope, key): count // times[scope, key] for scope, key, count in found}
+
+
+async def _accounts(pool: Pool, audit: Audit, head: int) -> Finding | None:
+    last = "00000000-0000-0000-0000-000000000000"
+    while True:
+        page = await pool.query("SELECT id::text FROM accounts WHERE id > %s ORDER BY id LIMIT %s", (last, _ACCOUNTS))
+        if not page:
+            return None
+        ids = [row[0] for row in page]
+        for row in await _account_rows(pool, ids, [audit.version_of(account_id) for account_id in ids], head):
+            finding = audit.account(KeptAccount(*row))
+            if finding is not None:
+                return finding
+        last = ids[-1]
+
+
+async def _account_rows(pool: Pool, ids: list[str], versions: list[int], head: int) -> list[tuple[Any, ...]]:
+    # One statement for a row and its entries, so that both are of one moment.
+    rows = await pool.query(
+        """SELECT a.id::text, a.status, a.balance, a.held, a.credit_limit, a.version,
+                  (SELECT count(*) FROM transactions AS t
+                   WHERE t.account_id = a.id AND t.version <= walked.version),
+                  (SELECT count(*) FROM transactions AS t
+                   WHERE t.account_id = a.id AND t.version > walked.version AND t.seq <= %s),
+                  (SELECT t.balance FROM transactions AS t WHERE t.account_id = a.id AND t.version = a.version)
+           FROM unnest(%s::uuid[], %s::bigint[]) AS walked (id, version) JOIN accounts AS a ON a.id = walked.id
+           ORDER BY a.id""",
+        (head, ids, versions),
+    )
+    return [(*row[:2], int(row[2]), int(row[3]), *row[4:8], None if row[8] is None else int(row[8])) for row in rows]
+
+
+async def _strays(pool: Pool) -> Finding | None:
+    """Find entries of accounts that do not exist, hopping from account to account along the index."""
+    last = "00000000-0000-0000-0000-000000000000"
+    while True:
+        rows = await pool.query(
+            """WITH RECURSIVE named (id) AS (
+                   (SELECT account_id FROM transactions WHERE account_id > %s ORDER BY account_id LIMIT 1)
+                   UNION ALL
+                   SELECT (SELECT t.account_id FROM transactions AS t WHERE t.account_id > named.id
+                           ORDER BY t.account_id LIMIT 1)
+                   FROM named WHERE named.id IS NOT NULL)
+               SELECT named.id::text, accounts.id IS NULL FROM named LEFT JOIN accounts ON accounts.id = named.id
+               WHERE named.id IS NOT NULL LIMIT %s""",
+            (last, _ACCOUNTS),
+        )
+        for account_id, is_stray in rows:
+            if is_stray:
+                return Finding(f"transactions {account_id}", "belongs to an account that does not exist")
+        if len(rows) < _ACCOUNTS:
+            return None
+        last = rows[-1][0]
