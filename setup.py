@@ -39,7 +39,6 @@ setup(
             "pytest-twisted>=1.14",
             "hypothesis>=6.115",
             "mypy>=1.13",
-            "mypy-zope>=1.0",
             "ruff>=0.8",
             "types-cachetools",
             "types-psycopg2",

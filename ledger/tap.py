@@ -1,6 +1,7 @@
 """What twistd asks for: the options, and the service they describe."""
 
 from ledger.app import build
+from ledger.logs import observer_for
 from ledger.options import ServerOptions
 from ledger.services.ladder import Ladder
 
@@ -12,4 +13,7 @@ def makeService(options: ServerOptions) -> Ladder:
     # The reactor is the process's own, and chosen by twistd before this is called.
     from twisted.internet import reactor
 
-    return build(options.config(), reactor)
+    config = options.config()
+    ladder = build(config, reactor)
+    ladder.log_observer = observer_for(options.parent or {}, config.log_format)
+    return ladder

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from ledger.services.child import Child, ChildStatus, Clock
@@ -41,6 +42,7 @@ class Ladder(MultiService):
     """
 
     _log = Logger()
+    log_observer: ILogObserver | None = None
 
     def __init__(
         self,
@@ -56,6 +58,12 @@ class Ladder(MultiService):
         self._stopped: Deferred[None] | None = None
         self._up = False
         self._on_started: list[Callable[[], None]] = []
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Join twistd's application, which is where twistd looks for a log observer."""
+        if self.log_observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self.log_observer)  # type: ignore[no-untyped-call]
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def addService(self, service: Child) -> None:
         """Put a child above those that are there; only before the start."""

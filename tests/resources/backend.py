@@ -15,8 +15,8 @@ from ledger.domain.errors import Refused, unavailable
 from ledger.domain.journal import START
 from ledger.domain.money import DEFAULT_MAX_AMOUNT
 from ledger.domain.policy import Caller
-from ledger.services.core import Health, Registered
 from ledger.services.child import ChildStatus
+from ledger.services.core import Health, Registered
 
 INSTANT = "2026-01-02T03:04:05.678901Z"
 

@@ -203,7 +203,7 @@ def test_who_goes_on_sending_what_was_refused_is_cut_off(server: Server) -> None
         connection.send(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
     (reply,) = connection.replies()
     assert reply.refusal == (413, "payload_too_large")
-    assert connection.transport.aborting
+    assert connection.transport.disconnected
 
 
 def test_an_unknown_path_is_told(server: Server) -> None:

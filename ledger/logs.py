@@ -1,0 +1,103 @@
+"""The log: one line an event, as text for people or as JSON for machines."""
+
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO, cast
+
+import msgspec
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    LogLevelFilterPredicate,
+    formatEvent,
+)
+from twisted.python.logfile import LogFile
+from zope.interface import implementer
+
+_PLAIN: Final = (str, int, float, bool, type(None))
+_QUIET: Final = ("twisted.internet.protocol", "twisted.web", "autobahn", "yoyo", "ledger.resources.site")
+
+_filtering: Any = FilteringLogObserver  # zope interfaces mean nothing to mypy
+Format = Callable[[LogEvent], str]
+
+
+def observer_for(twistd: Mapping[str, Any], log_format: str) -> Any:
+    """Return what writes our log where twistd would write its own; None where twistd was told of another way."""
+    if twistd.get("syslog") or twistd.get("logger"):
+        return None
+    logfile = twistd.get("logfile")
+    out: TextIO
+    if logfile and logfile != "-":
+        out = cast("TextIO", LogFile.fromFullPath(logfile))  # type: ignore[no-untyped-call]
+    elif twistd.get("nodaemon"):
+        out = sys.stdout
+    else:
+        out = cast("TextIO", LogFile.fromFullPath("twistd.log"))  # type: ignore[no-untyped-call]
+    return observer(out, json_line if log_format == "json" else text_line)
+
+
+def observer(out: TextIO, line: Format) -> Any:
+    """Return an observer that writes what is worth a line."""
+    levels = LogLevelFilterPredicate(LogLevel.info)
+    for namespace in _QUIET:
+        levels.setLogLevelForNamespace(namespace, LogLevel.warn)
+    return _filtering(_Lines(out, line), [levels])
+
+
+@implementer(ILogObserver)
+class _Lines:
+    def __init__(self, out: TextIO, line: Format) -> None:
+        self._out = out
+        self._line = line
+
+    def __call__(self, event: LogEvent) -> None:
+        self._out.write(self._line(event) + "\n")
+        self._out.flush()
+
+
+def text_line(event: LogEvent) -> str:
+    """Return `time level message`, and below it the traceback where there is one."""
+    line = f"{_instant(event)} {_level(event):<8} {_message(event)}"
+    trace = _traceback(event)
+    return line if trace is None else f"{line}\n{trace}"
+
+
+def json_line(event: LogEvent) -> str:
+    """Return one JSON object: time, level, logger, message, the event's own plain fields, and any traceback."""
+    fields = {name: value for name, value in event.items() if _is_plain(name, value)}
+    told = {
+        "time": _instant(event),
+        "level": _level(event),
+        "logger": event.get("log_namespace", ""),
+        "message": _message(event),
+    }
+    trace = _traceback(event)
+    if trace is not None:
+        told["traceback"] = trace
+    return msgspec.json.encode({**fields, **told}).decode()
+
+
+def _is_plain(name: str, value: object) -> bool:
+    return isinstance(value, _PLAIN) and not name.startswith("log_") and name not in ("message", "isError", "system")
+
+
+def _instant(event: LogEvent) -> str:
+    return datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _level(event: LogEvent) -> str:
+    level = event.get("log_level")
+    return "info" if level is None else str(level.name)
+
+
+def _message(event: LogEvent) -> str:
+    # One event, one line: what a client sent may stand in a message, and must not forge another.
+    return formatEvent(event).replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _traceback(event: LogEvent) -> str | None:
+    failure = event.get("log_failure")
+    return None if failure is None else str(failure.getTraceback()).rstrip()
