@@ -74,7 +74,7 @@ def http(options: Options) -> Report:
         contenders = []
         for name in options.servers:
             command, ready, seed = RECIPES[name]
-            url = create_database(cluster, name)
+            url = create_database(cluster, f"bench_{name}")
             server = stack.enter_context(load.serving(name, partial(command, url), ready))
             contenders.append(Contender(server, url, seed(url, options.accounts)))
         for one in contenders:

@@ -164,7 +164,6 @@ class Following:
                 if self._cursor.covers(seq, number) or self._hidden(event):
                     continue
                 if not outlet.is_open:
-                    self._cursor = Cursor(seq, number - 1)
                     return
                 self._cursor = Cursor(seq, number)
                 self._missed = max(self._missed - 1, 0)

@@ -11,7 +11,6 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from ledger.resources.answers import SECURITY_HEADERS, TRANSPORT_SECURITY
-from ledger.resources.backend import Backend
 from ledger.resources.channel import HttpDate, LedgerChannel, LedgerRequest
 from ledger.resources.endpoint import MIB, Endpoint
 from ledger.resources.exchange import Exchange
@@ -36,7 +35,7 @@ class LedgerSite(_Site):  # type: ignore[misc]
         reactor: Any,
         exchange: Exchange,
         endpoints: Iterable[Endpoint],
-        extra: Mapping[str, IResource],
+        extra: Mapping[str, IResource],  # by their paths, such as /ws
         *,
         plain: bool = True,
     ) -> None:
@@ -148,16 +147,3 @@ class LedgerSite(_Site):  # type: ignore[misc]
             elif now - since > IDLE:
                 channel.loseConnection()
         self._sweeping = self.reactor.callLater(SWEEP, self._sweep)
-
-
-def make_site(
-    reactor: Any,
-    backend: Backend,
-    endpoints: Iterable[Endpoint],
-    random: Callable[[int], bytes],
-    extra: Mapping[str, IResource] | None = None,
-    *,
-    plain: bool = True,
-) -> LedgerSite:
-    """Build the site; `extra` are resources by their paths, such as /ws, and `plain` is the short way on or off."""
-    return LedgerSite(reactor, Exchange(backend, reactor.seconds, random), endpoints, extra or {}, plain=plain)

@@ -10,7 +10,7 @@ from ledger.domain.commands import ACCOUNTS, Command
 
 
 class FactSource(msgspec.Struct, frozen=True):
-    """How a fact is read: SQL over `keys` (an array of text) that yields one JSON array of rows, and what a row is.
+    """How a fact is read: SQL over `%(keys)s` (an array, in text) that yields a JSON array, and what its rows are.
 
     A row is told by its `id`, under which rules find it in `book.facts`.
     """
@@ -28,7 +28,7 @@ SOURCES: Final[dict[str, FactSource]] = {
         """
         SELECT json_agg(json_build_array(a.id, a.user_id, a.asset, a.type, a.status, a.balance, a.held,
                                          a.credit_limit, a.version))::text
-        FROM unnest(%s::uuid[]) AS keys (id) JOIN accounts AS a ON a.id = keys.id
+        FROM unnest(%(keys)s::uuid[]) AS keys (id) JOIN accounts AS a ON a.id = keys.id
         """,
         msgspec.json.Decoder(list[_AccountRow]).decode,
     ),
@@ -49,9 +49,9 @@ def array(values: Iterable[str]) -> str:
     return "{" + ",".join(values) + "}"
 
 
-def columns(wanted: dict[str, list[str]]) -> tuple[str, list[str]]:
-    """Return the select list, and its parameters, that reads the wanted facts."""
-    return "".join(f", ({SOURCES[name].sql})" for name in wanted), [array(keys) for keys in wanted.values()]
+def columns(wanted: Iterable[str]) -> str:
+    """Return the rest of a select list that reads the wanted facts, each over the parameter of its own name."""
+    return "".join(f", ({SOURCES[name].sql})".replace("%(keys)s", f"%({name})s") for name in wanted)
 
 
 def decoded(wanted: dict[str, list[str]], values: Sequence[str | None]) -> dict[str, dict[str, Any]]:

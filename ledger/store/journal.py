@@ -1,6 +1,7 @@
 """The journal in PostgreSQL as its writer uses it: lock and read facts, append a batch, find out what became of one."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -10,7 +11,8 @@ from ledger.domain.errors import ConfigurationError
 from ledger.domain.journal import GENESIS, Head, Record, entry_id, read_body
 from ledger.store.facts import array, columns, decoded, gather
 from ledger.store.postgres import Session
-from ledger.store.writes import extra_writes
+from ledger.store.prepared import Preparations, Prepared
+from ledger.store.writes import further_rows, statement
 
 CHANNEL: Final = "ledger_journal"
 _LOCK: Final = 0x4C45444745520001  # "LEDGER" and a number: the order of batches
@@ -26,8 +28,10 @@ _SETTINGS: Final[dict[str, str | int]] = {
     "enable_mergejoin": "off",
     "enable_bitmapscan": "off",
     "jit": "off",
+    "plan_cache_mode": "force_generic_plan",  # and it must not look for a better plan with every batch
 }
 
+_ANNOUNCE: Final = f"SELECT pg_notify('{CHANNEL}', %(head)s); COMMIT"
 _BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_LOCK}); "
 
 # A statement of its own after the lock, so that its snapshot, and its clock, are younger than the lock.
@@ -35,41 +39,50 @@ _FACTS: Final = """
 SELECT head.seq, head.hash,
        to_char(greatest(clock_timestamp(), head.posted_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
        (SELECT json_agg(j.body)::text
-        FROM unnest(%s::uuid[], string_to_array(%s, E'\\n')) AS keys (scope, key)
+        FROM unnest(%(key_scopes)s::uuid[], string_to_array(%(keys)s, E'\\n')) AS keys (scope, key)
         JOIN journal AS j ON j.scope = keys.scope AND j.key = keys.key){columns}
 FROM (SELECT) AS one
 LEFT JOIN LATERAL (SELECT seq, hash, posted_at FROM journal ORDER BY seq DESC LIMIT 1) AS head ON true
 """
 
 # Bodies and keys hold no raw newline (JSON escapes it; keys are printable ASCII), so a newline may part them.
-_APPEND: Final = """
+_APPEND: Final = Prepared(
+    "append_records",
+    """
 INSERT INTO journal (seq, id, kind, scope, key, reverses, posted_at, effective_at, body, hash)
 SELECT seq, id, kind, scope, nullif(key, ''), reverses, %(instant)s::timestamptz,
        coalesce(effective_at, %(instant)s::timestamptz), body, decode(hash, 'hex')
 FROM unnest(%(seq)s::bigint[], %(id)s::uuid[], %(kind)s::text[], %(scope)s::uuid[],
             string_to_array(%(key)s, E'\\n'), %(reverses)s::uuid[], %(effective)s::timestamptz[],
             string_to_array(%(body)s, E'\\n'), %(hash)s::text[])
-     AS fresh (seq, id, kind, scope, key, reverses, effective_at, body, hash);
-"""
+     AS fresh (seq, id, kind, scope, key, reverses, effective_at, body, hash)
+""",
+)
 
-_APPEND_ENTRIES: Final = """
+_APPEND_ENTRIES: Final = Prepared(
+    "append_entries",
+    """
 INSERT INTO transactions (id, account_id, seq, amount, type, balance, held, version, "timestamp")
 SELECT id, account_id, seq, abs(amount), CASE WHEN amount < 0 THEN 'debit' ELSE 'credit' END, balance, held, version,
        %(instant)s::timestamptz
 FROM unnest(%(entry_id)s::uuid[], %(entry_account)s::uuid[], %(entry_seq)s::bigint[], %(entry_amount)s::bigint[],
             %(entry_balance)s::numeric[], %(entry_held)s::numeric[], %(entry_version)s::bigint[])
-     AS fresh (id, account_id, seq, amount, balance, held, version);
-"""
+     AS fresh (id, account_id, seq, amount, balance, held, version)
+""",
+)
 
-_UPDATE_ACCOUNTS: Final = """
+_UPDATE_ACCOUNTS: Final = Prepared(
+    "update_accounts",
+    """
 UPDATE accounts AS a
 SET status = fresh.status, balance = fresh.balance, held = fresh.held, credit_limit = fresh.credit_limit,
     version = fresh.version
 FROM unnest(%(account)s::uuid[], %(status)s::text[], %(balance)s::numeric[], %(held)s::numeric[],
             %(credit_limit)s::bigint[], %(version)s::bigint[])
      AS fresh (id, status, balance, held, credit_limit, version)
-WHERE a.id = fresh.id;
-"""
+WHERE a.id = fresh.id
+""",
+)
 
 
 class JournalWriter:
@@ -79,6 +92,7 @@ class JournalWriter:
         self._reactor = reactor
         self._url = url
         self.session = Session(reactor)
+        self._prepared = Preparations(self.session)
 
     async def open(self) -> None:
         """Connect; raises `ConfigurationError` where a commit would not be durable."""
@@ -91,15 +105,21 @@ class JournalWriter:
             raise ConfigurationError("--database: the server runs with fsync or full_page_writes off")
         if standby:
             raise ConfigurationError("--database: the server is a standby; name the primary")
+        self._prepared = Preparations(self.session)
+        await self._prepared.have((_APPEND, _APPEND_ENTRIES, _UPDATE_ACCOUNTS))
 
     async def read_facts(self, commands: Sequence[Command]) -> Book:
         """Begin a transaction, wait for the lock, and read all that the commands are decided on."""
         wanted = gather(commands)
-        fact_columns, parameters = columns(wanted)
-        keyed = [c for c in commands if c.key is not None]
-        scopes = array(c.scope or "" for c in keyed)
-        keys = "\n".join(c.key or "" for c in keyed)
-        rows = await self.session.run(_BEGIN + _FACTS.replace("{columns}", fact_columns), (scopes, keys, *parameters))
+        facts_of = _facts(tuple(wanted))
+        await self._prepared.have((facts_of,))
+        keyed = [command for command in commands if command.key is not None]
+        parameters = {
+            "key_scopes": array(command.scope or "" for command in keyed),
+            "keys": "\n".join(command.key or "" for command in keyed),
+            **{name: array(keys) for name, keys in wanted.items()},
+        }
+        rows = await self.session.run(_BEGIN + facts_of.execute, parameters)
         seq, digest, instant, known, *values = rows[0]
         facts = decoded(wanted, values)
         head = Head(seq or 0, bytes(digest) if digest is not None else GENESIS)
@@ -107,8 +127,14 @@ class JournalWriter:
 
     async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
         """Keep a batch and the state it led to, announce it, and commit."""
-        sql, parameters = append_statement(book, batch)
-        await self.session.run(sql, parameters)
+        further = further_rows(batch)
+        writes = [statement(name) for name in further]
+        await self._prepared.have(writes)
+        statements, parameters = _append(book, batch)
+        executed = [*statements, *writes]
+        await self.session.run(
+            "; ".join([*(prepared.execute for prepared in executed), _ANNOUNCE]), {**parameters, **further}
+        )
 
     async def roll_back(self) -> None:
         """End the transaction without a trace."""
@@ -136,8 +162,13 @@ def _known(rows: str | None) -> dict[tuple[str | None, str | None], Record]:
     return {(record.scope, record.key): record for record in records}
 
 
-def append_statement(book: Book, batch: Sequence[Sealed]) -> tuple[str, dict[str, Any]]:
-    """Return the statements, and their parameters, that keep a batch in one round trip."""
+@lru_cache
+def _facts(names: tuple[str, ...]) -> Prepared:
+    return Prepared("facts_" + "_".join(names), _FACTS.replace("{columns}", columns(names)))
+
+
+def _append(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[str, Any]]:
+    """Return the statements, and their parameters, that keep a batch and the state it led to."""
     records = [sealed.record for sealed in batch]
     parameters: dict[str, Any] = {
         "instant": book.instant,
@@ -176,8 +207,4 @@ def append_statement(book: Book, batch: Sequence[Sealed]) -> tuple[str, dict[str
             "credit_limit": array(str(a.credit_limit) for a in touched),
             "version": array(str(a.version) for a in touched),
         }
-    for name, (sql, rows) in extra_writes(batch).items():
-        statements.append(sql.replace("%s", f"%({name})s"))
-        parameters[name] = rows
-    statements.append(f"SELECT pg_notify('{CHANNEL}', %(head)s); COMMIT")
-    return "".join(statements), parameters
+    return statements, parameters

@@ -15,8 +15,9 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from ledger.resources.endpoint import Endpoint
+from ledger.resources.exchange import Exchange
 from ledger.resources.routes import all_endpoints
-from ledger.resources.site import LedgerSite, make_site
+from ledger.resources.site import LedgerSite
 from tests.resources.backend import MemoryBackend
 
 _Transport: Any = StringTransport  # Twisted leaves these without types
@@ -124,7 +125,8 @@ class Server:
         self._random = 0
         if endpoints is None:
             endpoints = all_endpoints(self.backend, self.clock.seconds)
-        self.site = make_site(self.clock, self.backend, endpoints, self.random, extra, plain=plain)
+        exchange = Exchange(self.backend, self.clock.seconds, self.random)
+        self.site = LedgerSite(self.clock, exchange, endpoints, extra or {}, plain=plain)
         self.user_id = self.backend.new_id()
         self.account, self.token = self.backend.open_account(self.user_id)
 

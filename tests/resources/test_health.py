@@ -1,0 +1,108 @@
+"""GET /api/health and what is below it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from ledger.resources.health import disk_is_free, memory_is_free
+from ledger.services.child import ChildStatus, State
+from ledger.version import VERSION
+from tests.resources.harness import Server
+
+NOW = "2026-05-28T20:26:42.250Z"
+
+
+@pytest.fixture
+def server() -> Server:
+    """A server that has been up for two seconds."""
+    server = Server()
+    server.backend.services = [
+        ChildStatus("database", "running", 2, "OSError: gone", 0.0),
+        ChildStatus("writer", "running", 0, None, 0.0),
+    ]
+    server.clock.advance(2)
+    return server
+
+
+def test_the_short_form(server: Server) -> None:
+    reply = server.ask("GET", "/api/health", token=None)
+    assert reply.status == 200
+    assert reply.json == {"status": "ok", "timestamp": NOW, "version": VERSION, "uptime": 2000}
+    assert reply.header("X-Correlation-ID")
+
+
+def test_the_long_form(server: Server) -> None:
+    reply = server.ask("GET", "/api/health/detailed", token=None)
+    assert reply.status == 200
+    assert reply.json == {
+        "status": "ok",
+        "timestamp": NOW,
+        "version": VERSION,
+        "uptime": 2000,
+        "checks": {"database": "ok", "memory": "ok", "disk": "ok"},
+    }
+
+
+def test_the_service_tree_is_for_the_operator(server: Server) -> None:
+    reply = server.ask("GET", "/api/health/detailed", token=None, peer="127.0.0.1")
+    assert reply.json["services"] == [
+        {"name": "database", "state": "running", "restarts": 2, "last_failure": "OSError: gone"},
+        {"name": "writer", "state": "running", "restarts": 0, "last_failure": None},
+    ]
+    for header in ("X-Forwarded-For", "Origin", "Authorization"):
+        reply = server.ask("GET", "/api/health/detailed", headers={header: "x"}, token=None, peer="127.0.0.1")
+        assert reply.status == 200
+        assert "services" not in reply.json
+
+
+def test_a_database_that_is_away_is_told(server: Server) -> None:
+    server.backend.database = False
+    detailed = server.ask("GET", "/api/health/detailed", token=None).json
+    assert detailed["status"] == "degraded"
+    assert detailed["checks"]["database"] == "error"
+    ready = server.ask("GET", "/api/health/ready", token=None)
+    assert (ready.status, ready.json) == (503, {"status": "not_ready"})
+    assert server.ask("GET", "/api/health/live", token=None).status == 200
+
+
+@pytest.mark.parametrize("state", get_args(State))
+def test_work_is_taken_when_all_children_run(server: Server, state: State) -> None:
+    server.backend.services.append(ChildStatus("feed", state, 0, None, 0.0))
+    reply = server.ask("GET", "/api/health/ready", token=None)
+    expected = (200, {"status": "ready"}) if state == "running" else (503, {"status": "not_ready"})
+    assert (reply.status, reply.json) == expected
+
+
+def test_liveness(server: Server) -> None:
+    reply = server.ask("GET", "/api/health/live", token=None)
+    assert (reply.status, reply.json) == (200, {"status": "alive", "uptime": 2000})
+    head = server.ask("HEAD", "/api/health/live", token=None)
+    assert (head.status, head.body) == (200, b"")
+
+
+def test_a_wrong_method_is_refused_as_anywhere(server: Server) -> None:
+    assert server.ask("POST", "/api/health", token=None).refusal == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("text", "free"),
+    [
+        ("MemTotal: 1000 kB\nMemAvailable: 500 kB\n", True),
+        ("MemTotal: 1000 kB\nMemAvailable: 19 kB\n", False),
+        ("MemTotal: 1000 kB\n", True),
+        ("nonsense", True),
+    ],
+)
+def test_memory(tmp_path: Path, text: str, free: bool) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(text)
+    assert memory_is_free(meminfo) is free
+    assert memory_is_free(tmp_path / "missing")
+
+
+def test_disk(tmp_path: Path) -> None:
+    assert disk_is_free(str(tmp_path))
+    assert not disk_is_free(str(tmp_path / "missing"))
