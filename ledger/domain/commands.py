@@ -139,12 +139,33 @@ class Book:
         held = account.held
         return Entry(account.id, amount, balance, held, balance - held + account.credit_limit, version)
 
+    def change(
+        self, account: Account, *, status: str | None = None, credit_limit: int | None = None, held: int | None = None
+    ) -> Change:
+        """Change an account without moving money, or refuse what would pass its limit.
+
+        A record tells its entries before its changes: a kind that does both posts first, or leaves out the change of
+        an account whose entries tell all of it.
+        """
+        status = account.status if status is None else status
+        credit_limit = account.credit_limit if credit_limit is None else credit_limit
+        held = account.held if held is None else held
+        if credit_limit < 0 or held < 0:
+            raise ValueError("neither a limit nor what is held can be below zero")
+        if held > account.held:
+            account.require_available(held - account.held)
+        available = account.balance - held + credit_limit
+        if available < 0 and credit_limit < account.credit_limit and not account.is_system:
+            raise Refused("negative_balance", account_id=account.id)
+        self.remember(account)
+        account.status, account.credit_limit, account.held = status, credit_limit, held
+        return Change(account.id, status, credit_limit, account.balance, held, available, account.version)
+
     def remember(self, account: Account) -> None:
         """Note an account's state before it is changed, so that a refusal leaves no trace."""
         self._undo.append(
             (account, account.status, account.balance, account.held, account.credit_limit, account.version)
         )
-        self.touched[account.id] = account
 
     def _restore(self) -> None:
         for account, status, balance, held, limit, version in reversed(self._undo):
@@ -155,18 +176,19 @@ class Book:
     def decide(self, command: Command) -> Outcome:
         """Decide one command; what is refused, for whatever cause, leaves the book as it was."""
         fingerprint = None
-        if command.key is not None:
-            fingerprint = fingerprint_of(command)
-            known = self.known.get((command.scope, command.key))
-            if known is not None:
-                if known.fingerprint == fingerprint:
-                    return Replayed(known)
-                return Refused("duplicate_transaction", transfer_id=known.id)
         try:
+            if command.key is not None:
+                fingerprint = fingerprint_of(command)
+                known = self.known.get((command.scope, command.key))
+                if known is not None:
+                    if known.fingerprint == fingerprint:
+                        return Replayed(known)
+                    return Refused("duplicate_transaction", transfer_id=known.id)
             sealed = self._seal(command, fingerprint, command.decide(self))
         except Exception as failure:
             self._restore()
             return failure
+        self.touched.update({before[0].id: before[0] for before in self._undo})
         self._undo.clear()
         self.head = Head(sealed.record.seq, sealed.hash)
         if command.key is not None:
@@ -180,7 +202,7 @@ class Book:
             id=command.id,
             kind=command.kind,
             posted_at=self.instant,
-            scope=command.scope,
+            scope=None if command.key is None else command.scope,
             key=command.key,
             fingerprint=fingerprint,
             description=command.description,

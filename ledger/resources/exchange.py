@@ -90,7 +90,7 @@ class Exchange:
     def options(self, incoming: Incoming, methods: Iterable[str]) -> Outgoing:
         """Return the answer to OPTIONS, which to a browser of a configured origin permits the request to come."""
         allow = ", ".join(methods).encode()
-        headers: Headers = ((b"Allow", allow), *self.cross_origin(incoming))
+        headers: Headers = ((b"Allow", allow), *self._cross_origin(incoming))
         if self._is_known_origin(incoming):
             headers += (
                 (b"Access-Control-Allow-Methods", allow),
@@ -102,7 +102,7 @@ class Exchange:
 
     def common_headers(self, incoming: Incoming) -> Headers:
         """Return the headers of an answer that is not made here: its correlation id, and what CORS asks for."""
-        return ((b"X-Correlation-ID", self.correlation_id(incoming).encode()), *self.cross_origin(incoming))
+        return ((b"X-Correlation-ID", self.correlation_id(incoming).encode()), *self._cross_origin(incoming))
 
     def correlation_id(self, incoming: Incoming) -> str:
         """Return the client's correlation id, if it is fit to be repeated, or a new one."""
@@ -119,7 +119,7 @@ class Exchange:
     ) -> None:
         # `Deferred.fromCoroutine` does this too, for about 5 us more; most runs end without waiting, or wait once.
         try:
-            waiting = run.throw(result.value) if isinstance(result, Failure) else run.send(None)
+            waiting = result.throwExceptionIntoGenerator(run) if isinstance(result, Failure) else run.send(None)
         except StopIteration as end:
             finish(end.value)
         else:
@@ -201,7 +201,7 @@ class Exchange:
             body = enveloped(answer.data, answer.metadata, now, correlation_id)
         else:
             body = to_json(answer.data)
-        headers = self.cross_origin(incoming) if self._origins else ()
+        headers = self._cross_origin(incoming) if self._origins else ()
         if answer.replayed:
             headers += ((b"Idempotent-Replayed", b"true"),)
         return Outgoing(answer.status or endpoint.status, body, correlation_id, headers)
@@ -220,14 +220,13 @@ class Exchange:
                 correlation_id=correlation_id,
             )
         now = self._instant.text(seconds)
-        return refusal(refused, now, correlation_id, (*headers, *self.cross_origin(incoming)))
+        return refusal(refused, now, correlation_id, (*headers, *self._cross_origin(incoming)))
 
     def _is_known_origin(self, incoming: Incoming) -> bool:
         origin = incoming.headers.getRawHeaders(b"Origin") if self._origins else None
         return origin is not None and (origin[0] in self._origins or b"*" in self._origins)
 
-    def cross_origin(self, incoming: Incoming) -> Headers:
-        """Return the headers that let pages of configured origins read an answer."""
+    def _cross_origin(self, incoming: Incoming) -> Headers:
         if not self._origins:
             return ()
         headers: Headers = ((b"Vary", b"Origin"),)

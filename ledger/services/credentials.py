@@ -77,6 +77,7 @@ class Credentials:
     def connected(self) -> None:
         """Hear again: remember anew, and ask after every token that is watched."""
         self._hearing = True
+        self._era += 1  # what is being looked up may have stopped before anyone could hear of it
         if self._watchers:
             ensureDeferred(self._ask_after(list(self._watchers))).addErrback(
                 lambda failure: log.failure("Watched tokens could not be checked", failure)

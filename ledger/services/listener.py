@@ -85,6 +85,9 @@ class Listener:
         except BaseException:
             session.close()
             raise
+        if not self._running:
+            session.close()
+            raise ConnectionLost("the listener was stopped")
         self._session = session
         for ear in self._ears:
             ear.connected()
@@ -97,11 +100,13 @@ class Listener:
             self._probe.callback(None)
 
     async def _check_now(self) -> None:
-        if self._session is not None:
+        session = self._session
+        if session is not None:
             try:
-                await self._session.run("SELECT 1")
+                await session.run("SELECT 1")
             except (ConnectionLost, StatementFailed):
-                self._lost()
+                if session is self._session:
+                    self._lost()
 
     def _check(self) -> Deferred[None]:
         return ensureDeferred(self._check_now())

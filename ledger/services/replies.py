@@ -49,7 +49,8 @@ class Replies:
     async def quiet(self) -> None:
         """Return when everyone is answered."""
         if self._queue:
-            self._quiet = Deferred()
+            if self._quiet is None:
+                self._quiet = Deferred()
             await self._quiet
 
     def _some(self) -> None:

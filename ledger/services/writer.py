@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -55,6 +56,7 @@ class Writer(Child):
         self._committed = committed
         self._lanes: Lanes[Waiting] = Lanes() if lanes is None else lanes
         self._batch = batch
+        self._again: deque[list[Waiting]] = deque()  # what is to be decided once more, before anything in the lanes
         self._accepting = False
         self._away = False
         self._work: Deferred[None] | None = None
@@ -112,22 +114,22 @@ class Writer(Child):
 
     async def _run(self) -> None:
         while True:
-            if not len(self._lanes):
+            batch = self._again.popleft() if self._again else self._lanes.take(self._batch)
+            if not batch:
                 if not self._accepting:
                     return
                 self._work = Deferred()
                 await self._work
                 continue
-            batch = self._lanes.take(self._batch)
             try:
                 await self._process(batch)
             except ConnectionLost as lost:
                 log.warn("The writer lost its connection: {reason}", reason=str(lost))
                 await self._reopen(batch)
-            except Exception as error:
+            except Exception:
                 # Nothing is known of this batch but that it broke: never say that it was not done.
                 self._replies.give((waiting, unavailable("unknown")) for waiting in batch)
-                raise error
+                raise
 
     async def _process(self, batch: list[Waiting]) -> None:
         commands = [waiting.command for waiting in batch]
@@ -137,7 +139,9 @@ class Writer(Child):
             sealed = [outcome for outcome in outcomes if isinstance(outcome, Sealed)]
             if not sealed:
                 await self._store.roll_back()
-        except StatementFailed as error:
+        except ConnectionLost:
+            raise
+        except Exception as error:
             await self._isolate(batch, error)
             return
         if sealed:
@@ -151,6 +155,8 @@ class Writer(Child):
                 if verdict is not None:
                     # Refusals go with the rest: they may rest on what was decided, and then not kept.
                     self._replies.give((waiting, verdict) for waiting in batch)
+                    if self._away:
+                        await self._reopen([])
                     return
             self._publish([Committed(s.record, book.accounts) for s in sealed])
         self._replies.give(zip(batch, outcomes, strict=True))
@@ -161,27 +167,22 @@ class Writer(Child):
         except Exception:
             log.failure("A committed batch could not be handed on; it will be read from the journal")
 
-    async def _isolate(self, batch: list[Waiting], error: StatementFailed) -> None:
-        """Decide a batch again in halves until what breaks it stands alone, unless it is the database that cannot."""
+    async def _isolate(self, batch: list[Waiting], error: Exception) -> None:
+        """Have a batch decided again in halves until what breaks it stands alone, unless the database cannot."""
         await self._store.roll_back()
-        if error.is_passing:
+        if isinstance(error, StatementFailed) and error.is_passing:
             log.warn("The database cannot: {reason}", reason=str(error))
             self._replies.give((waiting, unavailable()) for waiting in batch)
-        elif len(batch) == 1:
+        elif len(batch) > 1:
+            middle = len(batch) // 2
+            self._again.extendleft((batch[middle:], batch[:middle]))
+        elif isinstance(error, StatementFailed):
             log.error("The database refused a {kind}: {reason}", kind=batch[0].command.kind, reason=str(error))
             self._replies.give([(batch[0], Refused("database_error"))])
         else:
-            middle = len(batch) // 2
-            halves = deque([batch[:middle], batch[middle:]])
-            while halves:
-                try:
-                    await self._process(halves[0])
-                except ConnectionLost as lost:
-                    await self._reopen(halves[0])
-                    log.warn("The writer lost its connection: {reason}", reason=str(lost))
-                halves.popleft()
+            self._replies.give([(batch[0], error)])
 
-    async def _reopen(self, batch: list[Waiting] | None = None) -> None:
+    async def _reopen(self, batch: list[Waiting]) -> None:
         """Connect again. A batch that was not sent to be committed is decided once more, if that succeeds at once."""
         delay = _FIRST_RETRY
         while True:
@@ -192,8 +193,8 @@ class Writer(Child):
                 if not self._away:
                     log.warn("The writer cannot reach the database: {reason}", reason=str(error))
                 self._away = True
-                self._replies.give((waiting, unavailable()) for waiting in batch or ())
-                batch = None
+                self._replies.give((waiting, unavailable()) for waiting in batch)
+                batch = []
                 self._refuse_queued()
                 if not self._accepting:
                     return
@@ -202,16 +203,12 @@ class Writer(Child):
             else:
                 break
         self._away = False
-        if batch is not None:
-            for waiting in batch:
-                waiting.tries += 1
-            self._replies.give((waiting, unavailable()) for waiting in batch if waiting.tries > 1)
-            again = [waiting for waiting in batch if waiting.tries == 1]
-            if again:
-                try:
-                    await self._process(again)
-                except ConnectionLost:
-                    await self._reopen(again)
+        self._replies.give((waiting, unavailable()) for waiting in batch if waiting.tries)
+        again = [waiting for waiting in batch if not waiting.tries]
+        for waiting in again:
+            waiting.tries += 1
+        if again:
+            self._again.appendleft(again)
 
     async def _settle(self, sealed: Sequence[Sealed], lost: ConnectionLost) -> Exception | None:
         """Find out what became of a commit whose answer was lost: None if it was done, else what to tell."""
@@ -231,8 +228,9 @@ class Writer(Child):
             else:
                 self._away = False
                 return None if kept else unavailable()
-        await self._reopen()
         return unavailable("unknown")
 
     def _refuse_queued(self) -> None:
-        self._replies.give((waiting, unavailable()) for waiting in self._lanes.drain())
+        again, self._again = self._again, deque()
+        queued = chain(*again, self._lanes.drain())
+        self._replies.give((waiting, unavailable()) for waiting in queued)

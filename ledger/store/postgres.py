@@ -38,7 +38,7 @@ class StatementFailed(Exception):
     @property
     def is_passing(self) -> bool:
         """Whether the same statement may succeed later."""
-        return self.sqlstate is None or self.sqlstate[:2] in _NOT_NOW
+        return self.sqlstate is not None and self.sqlstate[:2] in _NOT_NOW
 
 
 class _Connection(txpostgres.Connection):  # type: ignore[misc]
@@ -119,19 +119,21 @@ class Session:
             raise StatementFailed("57014", "the statement took too long") from error
         except (psycopg2.Error, ConnectionDone) as error:
             raise self._translated(error) from error
+        except ValueError as error:  # text that PostgreSQL cannot hold: NUL, lone surrogates
+            raise StatementFailed("22021", first_line(error)) from error
         finally:
             if timer.active():
                 timer.cancel()
 
     def _translated(self, error: Exception) -> Exception:
         sqlstate = getattr(error, "pgcode", None)
-        if not self.is_open or isinstance(error, (psycopg2.InterfaceError, ConnectionDone)):
-            self.close()
-            return ConnectionLost(first_line(error))
-        if sqlstate is None and isinstance(error, psycopg2.OperationalError):
-            self.close()
-            return ConnectionLost(first_line(error))
-        return StatementFailed(sqlstate, first_line(error), getattr(error.diag, "constraint_name", None))  # type: ignore[attr-defined]
+        diagnosis = getattr(error, "diag", None)
+        # A fatal error ends the connection, and may come after the COMMIT that was sent has been done.
+        is_fatal = getattr(diagnosis, "severity_nonlocalized", None) in ("FATAL", "PANIC")
+        if self.is_open and not is_fatal and (sqlstate is not None or isinstance(error, psycopg2.ProgrammingError)):
+            return StatementFailed(sqlstate, first_line(error), getattr(diagnosis, "constraint_name", None))
+        self.close()
+        return ConnectionLost(first_line(error))
 
     def close(self) -> None:
         """Close the connection; whoever waits on it sees `ConnectionLost`."""
@@ -167,7 +169,7 @@ class Pool:
         try:
             return await session.run(sql, parameters)
         except (ConnectionLost, StatementFailed) as error:
-            raise _refusal(error) from error
+            raise _refusal(error) from error.__cause__
         finally:
             self._put_back(session)
 
@@ -181,7 +183,7 @@ class Pool:
             committing = True
             await session.commit()
         except (ConnectionLost, StatementFailed) as error:
-            raise _refusal(error, in_commit=committing) from error
+            raise _refusal(error, in_commit=committing) from error.__cause__
         finally:
             if not committing and session.is_open and not session.is_idle:
                 # Closing ends the transaction for certain, and a refusal inside one is rare.
@@ -199,8 +201,12 @@ class Pool:
         self._closed = True
         while self._idle:
             self._discard(self._idle.pop())
-        while self._waiting:
-            self._waiting.popleft().errback(unavailable())
+        self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        for waiter in waiting:
+            self._reactor.callLater(0, waiter.errback, unavailable())
 
     async def _take(self) -> Session:
         if self._closed:
@@ -224,8 +230,11 @@ class Pool:
         try:
             await session.open(self._url, statement_timeout=10_000, idle_in_transaction_session_timeout=10_000)
         except (ConnectionLost, StatementFailed) as error:
-            self._discard(session)
+            session.close()
+            self._open -= 1
             log.warn("No connection to the database: {error}", error=str(error))
+            if not self._open:
+                self._refuse_waiting()  # nobody is left to serve them
             raise unavailable() from error
         return session
 

@@ -1,7 +1,7 @@
 """`verify` in PostgreSQL: hands the whole journal to the audit, in slices that hold no snapshot for long."""
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -28,16 +28,16 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 async def verify(pool: Pool) -> Verdict:
-    """Audit everything up to the journal's present head; commits that come meanwhile are left to the next time."""
+    """Audit the whole journal; commits that come meanwhile are audited too, or left to the next time."""
     ((head,),) = await pool.query("SELECT coalesce(max(seq), 0) FROM journal")
     audit = Audit()
-    finding = await _journal(pool, audit, head) or await _accounts(pool, audit, head) or await _strays(pool)
-    return Verdict(finding is None, head, audit.head.seq, finding)
+    finding = await _journal(pool, audit, head) or await _accounts(pool, audit) or await _strays(pool)
+    return Verdict(finding is None, max(head, audit.head.seq), audit.head.seq, finding)
 
 
 async def _journal(pool: Pool, audit: Audit, head: int) -> Finding | None:
-    last = 0
-    while last < head:
+    """Walk on from where the audit is up to the given head."""
+    while (last := audit.head.seq) < head:
         rows = await pool.query(
             f"""SELECT seq, id::text, kind, scope::text, key, reverses::text, {_instant("posted_at")},
                        {_instant("effective_at")}, body, hash
@@ -55,7 +55,6 @@ async def _journal(pool: Pool, audit: Audit, head: int) -> Finding | None:
             finding = audit.record(row, entries, owners, uses.get((row.scope, row.key), 0))
             if finding is not None:
                 return finding
-        last = kept[-1].seq
     return None
 
 
@@ -93,34 +92,27 @@ async def _uses_of_keys(pool: Pool, rows: Iterable[KeptRecord]) -> dict[tuple[st
     return {(scope, key): count // times[scope, key] for scope, key, count in found}
 
 
-async def _accounts(pool: Pool, audit: Audit, head: int) -> Finding | None:
+async def _accounts(pool: Pool, audit: Audit) -> Finding | None:
     last = "00000000-0000-0000-0000-000000000000"
     while True:
-        page = await pool.query("SELECT id::text FROM accounts WHERE id > %s ORDER BY id LIMIT %s", (last, _ACCOUNTS))
-        if not page:
+        # One statement for the accounts, their entries and the head: all of one moment, up to which the walk goes on.
+        rows = await pool.query(
+            """SELECT a.id::text, a.status, a.balance, a.held, a.credit_limit, a.version,
+                      (SELECT count(*) FROM transactions AS t WHERE t.account_id = a.id),
+                      (SELECT coalesce(max(seq), 0) FROM journal)
+               FROM accounts AS a WHERE a.id > %s ORDER BY a.id LIMIT %s""",
+            (last, _ACCOUNTS),
+        )
+        if not rows:
             return None
-        ids = [row[0] for row in page]
-        for row in await _account_rows(pool, ids, [audit.version_of(account_id) for account_id in ids], head):
-            finding = audit.account(KeptAccount(*row))
+        finding = await _journal(pool, audit, rows[0][7])
+        if finding is not None:
+            return finding
+        for account_id, status, balance, held, limit, version, entries, _ in rows:
+            finding = audit.account(KeptAccount(account_id, status, int(balance), int(held), limit, version, entries))
             if finding is not None:
                 return finding
-        last = ids[-1]
-
-
-async def _account_rows(pool: Pool, ids: list[str], versions: list[int], head: int) -> list[tuple[Any, ...]]:
-    # One statement for a row and its entries, so that both are of one moment.
-    rows = await pool.query(
-        """SELECT a.id::text, a.status, a.balance, a.held, a.credit_limit, a.version,
-                  (SELECT count(*) FROM transactions AS t
-                   WHERE t.account_id = a.id AND t.version <= walked.version),
-                  (SELECT count(*) FROM transactions AS t
-                   WHERE t.account_id = a.id AND t.version > walked.version AND t.seq <= %s),
-                  (SELECT t.balance FROM transactions AS t WHERE t.account_id = a.id AND t.version = a.version)
-           FROM unnest(%s::uuid[], %s::bigint[]) AS walked (id, version) JOIN accounts AS a ON a.id = walked.id
-           ORDER BY a.id""",
-        (head, ids, versions),
-    )
-    return [(*row[:2], int(row[2]), int(row[3]), *row[4:8], None if row[8] is None else int(row[8])) for row in rows]
+        last = rows[-1][0]
 
 
 async def _strays(pool: Pool) -> Finding | None:

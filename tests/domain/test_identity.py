@@ -1,7 +1,7 @@
 """Names, e-mail addresses and passwords."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ledger.domain.errors import Refused
@@ -22,14 +22,11 @@ def test_what_is_no_address_is_refused(email: str) -> None:
     assert (caught.value.reason, caught.value.details) == ("invalid_email_format", {"field": "mail"})
 
 
-@given(st.text())
+@given(st.from_regex(r"\s*[^@\s]{1,20}@[^@\s]{1,20}\s*", fullmatch=True))
 def test_normalising_is_done_once(email: str) -> None:
-    try:
-        normal = normalise_email(email)
-    except Refused as refused:
-        assert refused.reason == "invalid_email_format"
-    else:
-        assert normalise_email(normal) == normal
+    assume(all(c.isspace() or c.isprintable() for c in email))
+    normal = normalise_email(email)
+    assert normalise_email(normal) == normal
 
 
 def test_names_are_trimmed() -> None:

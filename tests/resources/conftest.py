@@ -14,7 +14,8 @@ def adapter(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["at once", "later"])
-def server(adapter: str, request: pytest.FixtureRequest) -> Server:
+@pytest.fixture(params=["plain", "plain, later", "klein"])
+def server(request: pytest.FixtureRequest) -> Server:
     """A server for each adapter, with a backend that knows things at once, or that must be waited for."""
-    return Server(MemoryBackend(slowly=request.param == "later"), plain=adapter == "plain")
+    adapter, _, slowly = request.param.partition(", ")
+    return Server(MemoryBackend(slowly=bool(slowly)), plain=adapter == "plain")

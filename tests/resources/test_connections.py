@@ -149,31 +149,30 @@ def test_a_client_that_hangs_up_before_its_request_is_complete_did_nothing(serve
     assert server.backend.submitted == []
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        *(b"\0\0\0\0\r\n\r\n", b"GET / HTTP/2.0\r\n\r\n", b"GET  / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nx\r\n\r\n"),
-        *(
-            b"G\xe9T / HTTP/1.1\r\n\r\n",
-            b"GET / HTTP/1.1\r\nA b: c\r\n\r\n",
-            b"GET /" + b"x" * 20_000,
-            b"\x16\x03\x01\r\n",
-        ),
-        b"POST /credit HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        b"POST /credit HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"POST /credit HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-        b"POST /credit HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 600 + b"\r\n",
-    ],
-    ids=lambda data: repr(data[:30]),
+NO_HTTP = (
+    *(b"\0\0\0\0\r\n\r\n", b"GET / HTTP/2.0\r\n\r\n", b"GET  / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nx\r\n\r\n"),
+    *(
+        b"G\xe9T / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nA b: c\r\n\r\n",
+        b"GET /" + b"x" * 20_000,
+        b"\x16\x03\x01\r\n",
+    ),
+    b"POST /credit HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    b"POST /credit HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"POST /credit HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+    b"POST /credit HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 600 + b"\r\n",
 )
-def test_what_is_not_http_is_told_so_and_the_connection_ends(server: Server, data: bytes) -> None:
-    connection = server.connect()
-    connection.send(data)
-    (reply,) = connection.replies()
-    assert reply.refusal == (400, "invalid_request")
-    assert reply.header("X-Content-Type-Options") == "nosniff"
-    assert connection.transport.disconnecting
+
+
+def test_what_is_not_http_is_told_so_and_the_connection_ends(server: Server) -> None:
+    for data in NO_HTTP:
+        connection = server.connect()
+        connection.send(data)
+        (reply,) = connection.replies()
+        assert reply.refusal == (400, "invalid_request"), data[:40]
+        assert reply.header("X-Content-Type-Options") == "nosniff"
+        assert connection.transport.disconnecting
     assert server.backend.submitted == []
 
 
@@ -223,6 +222,16 @@ class TestWatch:
         assert not connection.transport.disconnecting
         release(waiting)
         assert len(connection.replies()) == 1
+
+    def test_a_connection_that_a_websocket_took_over(self, server: Server) -> None:
+        """Is not ours any more."""
+        connection = server.connect()
+        connection.channel.transport = None
+        self.pass_time(server, 2 * IDLE)
+        done = _drain(server)
+        server.clock.pump([0.02] * 3)
+        assert done == [True]
+        assert not connection.transport.disconnecting
 
     def test_the_watch_ends_with_the_last_port(self, server: Server) -> None:
         """No timer is left."""

@@ -68,16 +68,15 @@ def test_a_refusal_has_the_form_of_the_contract(server: Server) -> None:
     }
 
 
-@pytest.mark.parametrize("reason", sorted(CATALOGUE))
-def test_every_reason_is_answered_with_its_status(server: Server, reason: str) -> None:
-    server.backend.trouble = Refused(reason, account_id="x")
-    row = CATALOGUE[reason]
-    reply = server.credit(1)
-    assert reply.refusal == (row.category.status, reason)
-    assert reply.error["type"] == row.category.wire_type
-    assert reply.error["details"] == {"account_id": "x"}
-    assert (reply.header("Retry-After") == "1") == (reply.status in (429, 503))
-    assert (reply.header("WWW-Authenticate") == "Bearer") == (reply.status == 401)
+def test_every_reason_is_answered_with_its_status(server: Server) -> None:
+    for reason, row in CATALOGUE.items():
+        server.backend.trouble = Refused(reason, account_id="x")
+        reply = server.credit(1)
+        assert reply.refusal == (row.category.status, reason)
+        assert reply.error["type"] == row.category.wire_type
+        assert reply.error["details"] == {"account_id": "x"}
+        assert (reply.header("Retry-After") == "1") == (reply.status in (429, 503))
+        assert (reply.header("WWW-Authenticate") == "Bearer") == (reply.status == 401)
 
 
 @pytest.mark.parametrize("given", ["abc", "x" * 128, 'quo"te\\', "with space", "~!#"])
@@ -115,34 +114,33 @@ def test_nothing_can_be_smuggled_into_the_headers(server: Server, smuggled: byte
     assert head.count(b"\n") == head.count(b"\r\n")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        *(
-            b"",
-            b"[]",
-            b'"x"',
-            b"7",
-            b"null",
-            b"{",
-            b"{}x",
-            b"{'a':1}",
-            b'{"a":1,}',
-            b"\xff\xfe{}",
-            b'\xef\xbb\xbf{"a":1}',
-        ),
-        *(b'{"a":"\xff"}', b'{"a":"\xed\xa0\x80"}', b'{"a":"\x00"}', b'{"a":"\n"}', b'{"a":"\\x"}', b'{"a":"\\u12"}'),
-        *(
-            b"[" * 500_000,
-            b'{"a":' * 100_000,
-            b"[" * 500_000 + b"]" * 500_000,
-            b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
-        ),
-    ],
-    ids=lambda body: repr(body[:16]),
+NO_OBJECTS = (
+    *(
+        b"",
+        b"[]",
+        b'"x"',
+        b"7",
+        b"null",
+        b"{",
+        b"{}x",
+        b"{'a':1}",
+        b'{"a":1,}',
+        b"\xff\xfe{}",
+        b'\xef\xbb\xbf{"a":1}',
+    ),
+    *(b'{"a":"\xff"}', b'{"a":"\xed\xa0\x80"}', b'{"a":"\x00"}', b'{"a":"\n"}', b'{"a":"\\x"}', b'{"a":"\\u12"}'),
+    *(
+        b"[" * 500_000,
+        b'{"a":' * 100_000,
+        b"[" * 500_000 + b"]" * 500_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    ),
 )
-def test_what_is_no_json_object_is_refused(server: Server, body: bytes) -> None:
-    assert server.ask("POST", "/credit", raw=body).refusal == (400, "invalid_request")
+
+
+def test_what_is_no_json_object_is_refused(server: Server) -> None:
+    for body in NO_OBJECTS:
+        assert server.ask("POST", "/credit", raw=body).refusal == (400, "invalid_request"), body[:20]
 
 
 @pytest.mark.parametrize(("open_", "close"), [("[", "]"), ('{"a":', "}")])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from ledger.domain.errors import unavailable
 from ledger.resources.counts import BUCKETS, Allowance, Counts
 from ledger.resources.endpoint import Access, Answer, Call, Endpoint
+from tests.cleanliness import LoggedErrors
 from tests.resources.backend import MemoryBackend
 from tests.resources.harness import Server
 
@@ -22,9 +24,10 @@ from tests.resources.harness import Server
 def events() -> Iterator[list[LogEvent]]:
     """What is logged meanwhile."""
     noted: list[LogEvent] = []
-    globalLogPublisher.addObserver(noted.append)
+    publisher: Any = globalLogPublisher
+    publisher.addObserver(noted.append)
     yield noted
-    globalLogPublisher.removeObserver(noted.append)
+    publisher.removeObserver(noted.append)
 
 
 def texts(events: list[LogEvent]) -> list[str]:
@@ -33,7 +36,7 @@ def texts(events: list[LogEvent]) -> list[str]:
 
 
 def test_what_was_not_foreseen_is_answered_500_and_logged_without_secrets(
-    server: Server, events: list[LogEvent]
+    server: Server, events: list[LogEvent], logged_errors: LoggedErrors
 ) -> None:
     server.backend.trouble = RuntimeError("a bug")
     body = {"user_id": server.user_id, "amount": 1, "description": "confidential"}
@@ -47,6 +50,7 @@ def test_what_was_not_foreseen_is_answered_500_and_logged_without_secrets(
     shown = str(event["log_failure"].getTraceback()) + str(events)
     assert server.token not in shown
     assert "confidential" not in shown
+    assert len(logged_errors(RuntimeError)) == 1
 
 
 def test_an_outage_is_logged_but_does_not_flood_the_log(server: Server, events: list[LogEvent]) -> None:
@@ -89,7 +93,7 @@ def test_what_is_slow_is_logged(adapter: str, events: list[LogEvent]) -> None:
     assert server.site.exchange.counts.seconds["POST /credit"] == 1.5
 
 
-def test_a_handler_may_wait_often_and_fail_late(adapter: str) -> None:
+def test_a_handler_may_wait_often_and_fail_late(adapter: str, logged_errors: LoggedErrors) -> None:
     steps: list[Deferred[int]] = []
 
     def step() -> Deferred[int]:
@@ -122,6 +126,7 @@ def test_a_handler_may_wait_often_and_fail_late(adapter: str) -> None:
     steps[2].cancel()
     assert third.replies()[0].refusal == (500, "internal_server_error")
     assert server.site.exchange.live == 0
+    assert len(logged_errors(CancelledError)) == 1
 
 
 def test_counts_by_duration() -> None:
@@ -196,8 +201,6 @@ class TestFuzz:
         self, method: bytes, path: bytes, headers: list[tuple[str, str]], body: Any, known: bool, peer: str
     ) -> None:
         """Bodies that are JSON, or nearly."""
-        import json
-
         content = json.dumps(body).encode()
         if known:
             content = content.replace(b'"x"', b'"%b"' % self.server.user_id.encode())
