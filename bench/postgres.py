@@ -57,6 +57,11 @@ def create_database(cluster: Cluster, name: str) -> str:
     return cluster.layout.url(database=name)
 
 
+def drop_database(cluster: Cluster, name: str) -> None:
+    """Remove a database with all that is in it, whoever is still connected."""
+    psql(cluster.superuser_url("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+
+
 def psql(url: str, sql: str) -> str:
     """Run statements one by one and return their unaligned output; the first that fails raises with its message."""
     program = str(find_install() / "bin" / "psql")

@@ -25,7 +25,7 @@ class CashAnswer(msgspec.Struct, frozen=True):
     transfer_id: str
 
 
-class Cash(Command, frozen=True, kw_only=True):
+class Cash(Command, frozen=True, kw_only=True, gc=False):
     """A transfer between an account and the world."""
 
     account_id: str
@@ -65,7 +65,7 @@ class Cash(Command, frozen=True, kw_only=True):
         )
 
 
-class Credit(Cash, frozen=True, kw_only=True):
+class Credit(Cash, frozen=True, kw_only=True, gc=False):
     """Money comes in."""
 
     kind: ClassVar[str] = "credit"
@@ -75,7 +75,7 @@ class Credit(Cash, frozen=True, kw_only=True):
         return Draft(book.post((Leg(world_id(self.asset), self.account_id, self.amount),)))
 
 
-class Debit(Cash, frozen=True, kw_only=True):
+class Debit(Cash, frozen=True, kw_only=True, gc=False):
     """Money goes out."""
 
     kind: ClassVar[str] = "debit"

@@ -17,7 +17,7 @@ FINGERPRINT_FORM: Final = 1
 ACCOUNTS: Final = "accounts"
 
 
-class Leg(msgspec.Struct, frozen=True):
+class Leg(msgspec.Struct, frozen=True, gc=False):
     """An amount of minor units that goes from one account to another."""
 
     source: str
@@ -25,7 +25,7 @@ class Leg(msgspec.Struct, frozen=True):
     amount: int
 
 
-class Draft(msgspec.Struct, frozen=True):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """What a command has decided to do."""
 
     entries: tuple[Entry, ...] = ()
@@ -37,7 +37,7 @@ class _Kind(StructMeta, ABCMeta):
     """What kinds of command are made by: structs that must say all that a command has to say."""
 
 
-class Command(msgspec.Struct, metaclass=_Kind, frozen=True, kw_only=True):
+class Command(msgspec.Struct, metaclass=_Kind, frozen=True, kw_only=True, gc=False):
     """Something to be decided once, in the journal's order.
 
     A kind of command is one subclass: the facts it needs, its rules, and its answer stand there and nowhere else.
@@ -73,7 +73,7 @@ class Command(msgspec.Struct, metaclass=_Kind, frozen=True, kw_only=True):
         """Return the JSON that the client is told of this command's record, the first time and in every replay."""
 
 
-class Sealed(msgspec.Struct, frozen=True):
+class Sealed(msgspec.Struct, frozen=True, gc=False):
     """The outcome of a command that was accepted: a record with its body and hash, to be kept."""
 
     record: Record
@@ -82,7 +82,7 @@ class Sealed(msgspec.Struct, frozen=True):
     writes: tuple[tuple[str, Any], ...] = ()
 
 
-class Replayed(msgspec.Struct, frozen=True):
+class Replayed(msgspec.Struct, frozen=True, gc=False):
     """The outcome of a command that was accepted before: the record of that time."""
 
     record: Record

@@ -17,7 +17,7 @@ def canonical(value: Any) -> bytes:
     return _encoder.encode(value)
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One side of a movement of money (less than zero: a debit), with the state of its account after it."""
 
     account: str
@@ -33,7 +33,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         return "debit" if self.amount < 0 else "credit"
 
 
-class Change(msgspec.Struct, frozen=True, array_like=True):
+class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An account whose state changed without money moving: its state after that."""
 
     account: str
@@ -45,7 +45,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     version: int
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """One committed fact; encoded, it is the body that is kept, hashed and verified (docs/journal-format.md).
 
     It holds all that the answer to its command says, so that a replay is answered from it, byte for byte.
@@ -72,7 +72,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return (*self.entries, *self.changes)
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """The last record of the journal: its number and its hash."""
 
     seq: int

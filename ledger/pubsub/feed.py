@@ -161,13 +161,18 @@ class Feed:
                 return
         if count:
             self._patient = True
+            if (grace := self._timers.pop("grace", None)) is not None and grace.active():
+                grace.cancel()
         if self.published >= self._target:
             return
         if self._patient and not self._ahead:
-            self._patient = False
-            self._later("grace", _GRACE, self._turn)
+            self._later("grace", _GRACE, self._out_of_patience)
         elif not self._reading and "retry" not in self._timers:
             Deferred.fromCoroutine(self._read())
+
+    def _out_of_patience(self) -> None:
+        self._patient = False
+        self._turn()
 
     async def _read(self) -> None:
         self._reading = True

@@ -24,6 +24,7 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]
     """One connection: passes messages between Autobahn and a session, and the transport's fullness to the session."""
 
     session: Session | None = None
+    closeHandshakeTimeoutCall: Any
 
     def onConnect(self, request: Any) -> None:
         """Keep of the handshake what says who this is."""

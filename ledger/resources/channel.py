@@ -196,7 +196,10 @@ class LedgerChannel(_Channel):  # type: ignore[misc]
         return bool(self.requests) and self.requests[0].received
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
-        """Write the head of an answer that a resource gives; while draining it is the connection's last."""
+        """Write the head of an answer that a resource gives, with the standard headers it has no others for."""
+        for name, value in (*SECURITY_HEADERS, TRANSPORT_SECURITY) if self.secure else SECURITY_HEADERS:
+            if not headers.hasHeader(name):
+                headers.setRawHeaders(name, [value])
         headers.removeHeader(b"Server")
         headers.setRawHeaders(b"Date", [self.site.date()])
         if self.site.draining:

@@ -28,6 +28,7 @@ from ledger.resources.endpoint import Access, Answer, Call, Endpoint
 SLOW: Final = 1.0
 LOGGED_REFUSALS_A_SECOND: Final = 10
 
+_fail_into: Any = Failure.throwExceptionIntoGenerator  # Twisted leaves it without types
 _is_correlation_id = re.compile(rb"[\x20-\x7e]{1,128}\Z").match
 _is_key = re.compile(rb"[\x20-\x7e]{1,255}\Z").match
 _is_bearer = re.compile(rb"bearer +([\x21-\x7e]{1,4096})\Z", re.IGNORECASE).match
@@ -119,7 +120,7 @@ class Exchange:
     ) -> None:
         # `Deferred.fromCoroutine` does this too, for about 5 us more; most runs end without waiting, or wait once.
         try:
-            waiting = result.throwExceptionIntoGenerator(run) if isinstance(result, Failure) else run.send(None)
+            waiting = _fail_into(result, run) if isinstance(result, Failure) else run.send(None)
         except StopIteration as end:
             finish(end.value)
         else:

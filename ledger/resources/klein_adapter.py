@@ -15,7 +15,7 @@ from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from ledger.domain.errors import Refused
-from ledger.resources.answers import JSON, SECURITY_HEADERS, Outgoing
+from ledger.resources.answers import JSON, Outgoing
 from ledger.resources.endpoint import Endpoint
 from ledger.resources.exchange import Exchange, Incoming
 
@@ -104,7 +104,7 @@ def render(request: Request, outgoing: Outgoing) -> bytes:
     request.setResponseCode(outgoing.status)
     headers = request.responseHeaders
     headers.setRawHeaders(b"X-Correlation-ID", [outgoing.correlation_id.encode("ascii")])
-    for name, value in (*SECURITY_HEADERS, *outgoing.headers):
+    for name, value in outgoing.headers:
         headers.setRawHeaders(name, [value])
     if outgoing.status != 204:
         headers.setRawHeaders(JSON[0], [JSON[1]])

@@ -10,7 +10,6 @@ from twisted.internet.task import deferLater
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from ledger.resources.answers import SECURITY_HEADERS, TRANSPORT_SECURITY
 from ledger.resources.channel import HttpDate, LedgerChannel, LedgerRequest
 from ledger.resources.endpoint import MIB, Endpoint
 from ledger.resources.exchange import Exchange
@@ -91,15 +90,10 @@ class LedgerSite(_Site):  # type: ignore[misc]
 
     def getResourceFor(self, request: Request) -> Any:
         """Return the live stream at a path, else Klein."""
-        channel: Any = request.channel
         extra = self._extra.get(request.path)
         if extra is None:
             return self._klein
         request.prepath, request.postpath = request.postpath, []
-        for name, value in SECURITY_HEADERS:
-            request.responseHeaders.setRawHeaders(name, [value])
-        if channel.secure:
-            request.responseHeaders.setRawHeaders(TRANSPORT_SECURITY[0], [TRANSPORT_SECURITY[1]])
         return extra
 
     def log(self, request: Any) -> None:

@@ -10,12 +10,14 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.tcp import Port
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from ledger.domain.errors import ConfigurationError
 from ledger.services.child import Child
 
 _Port: Any = Port  # Twisted leaves these without types
 _endpoint_from: Any = serverFromString
+_tls_factory: Any = TLSMemoryBIOFactory
 
 
 class DrainableSite(Protocol):
@@ -112,6 +114,10 @@ class SharedPortReactor:
         made = _SharedPort(port, factory, backlog, interface, self._reactor)
         made.startListening()
         return made
+
+    def listenSSL(self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = "") -> Any:
+        """Listen for TLS as the reactor does, on a port that can be shared."""
+        return self.listenTCP(port, _tls_factory(contextFactory, False, factory), backlog, interface)
 
 
 def _one_line(error: Exception) -> str:

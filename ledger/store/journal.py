@@ -10,7 +10,7 @@ from ledger.domain.commands import ACCOUNTS, Book, Command, Sealed
 from ledger.domain.errors import ConfigurationError
 from ledger.domain.journal import GENESIS, Head, Record, entry_id, read_body
 from ledger.store.facts import array, columns, decoded, gather
-from ledger.store.postgres import Session
+from ledger.store.postgres import Session, StatementFailed
 from ledger.store.prepared import Preparations, Prepared
 from ledger.store.writes import further_rows, statement
 
@@ -20,7 +20,7 @@ _LOCK: Final = 0x4C45444745520001  # "LEDGER" and a number: the order of batches
 _SETTINGS: Final[dict[str, str | int]] = {
     "synchronous_commit": "on",
     "idle_in_transaction_session_timeout": 5_000,
-    "lock_timeout": 20_000,
+    "lock_timeout": 8_000,
     "statement_timeout": 25_000,
     # Every read of the writer is by index; a table that was never analysed must not talk the planner out of it.
     "enable_seqscan": "off",
@@ -33,6 +33,14 @@ _SETTINGS: Final[dict[str, str | int]] = {
 
 _ANNOUNCE: Final = f"SELECT pg_notify('{CHANNEL}', %(head)s); COMMIT"
 _BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_LOCK}); "
+
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+_EVICT: Final = f"""
+SELECT pg_terminate_backend(held.pid) FROM pg_locks AS held JOIN pg_stat_activity AS backend USING (pid)
+WHERE held.locktype = 'advisory' AND held.granted AND held.database = (SELECT oid FROM pg_database
+      WHERE datname = current_database()) AND (held.classid::bigint << 32) + held.objid::bigint = {_LOCK}
+      AND backend.xact_start < clock_timestamp() - interval '8 seconds'
+"""
 
 # A statement of its own after the lock, so that its snapshot, and its clock, are younger than the lock.
 _FACTS: Final = """
@@ -119,11 +127,21 @@ class JournalWriter:
             "keys": "\n".join(command.key or "" for command in keyed),
             **{name: array(keys) for name, keys in wanted.items()},
         }
-        rows = await self.session.run(_BEGIN + facts_of.execute, parameters)
+        try:
+            rows = await self.session.run(_BEGIN + facts_of.execute, parameters)
+        except StatementFailed as error:
+            if error.sqlstate == _LOCK_NOT_AVAILABLE:
+                await self._evict_stalled()
+            raise
         seq, digest, instant, known, *values = rows[0]
         facts = decoded(wanted, values)
         head = Head(seq or 0, bytes(digest) if digest is not None else GENESIS)
         return Book(head, instant, facts.pop(ACCOUNTS, {}), _known(known), facts)
+
+    async def _evict_stalled(self) -> None:
+        """End the backend of a process that has stopped while holding the lock, with its facts still unread."""
+        await self.roll_back()
+        await self.session.run(_EVICT)
 
     async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
         """Keep a batch and the state it led to, announce it, and commit."""

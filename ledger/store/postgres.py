@@ -102,7 +102,11 @@ class Session:
         if not self.is_open:
             raise ConnectionLost("the connection is closed")
         cursor = self._connection.cursor()
-        await self._within(lambda: cursor.execute(sql, parameters or None))
+        try:
+            await self._within(lambda: cursor.execute(sql, parameters or None))
+        except (ValueError, UnicodeError) as error:
+            # A NUL or a lone surrogate: never sent, so no SQLSTATE; this is the one PostgreSQL would give.
+            raise StatementFailed("22021", first_line(error)) from error
         return cursor.fetchall() if cursor.description is not None else []
 
     async def commit(self) -> None:

@@ -119,6 +119,20 @@ def test_a_replay_waits_for_the_database() -> None:
     assert world.journal.reads < 15  # the slices are shared
 
 
+def test_what_is_in_memory_needs_no_read() -> None:
+    world = World()
+    varied(world, 100)
+    world.start()
+    varied(world, 100)
+    world.settle()
+    reads = world.journal.reads
+    for since in range(0, 200, 10):
+        ear = Ear(world, "balance_updated").follow(since)
+        world.settle()
+        assert ear.heard == expected(world.journal.records[since:], "balance_updated")
+    assert world.journal.reads == reads
+
+
 def test_a_cancelled_replay_delivers_nothing_more() -> None:
     world = World()
     varied(world, 100)

@@ -224,6 +224,7 @@ class Ear:
 
     def _hear(self, event: Event, number: int) -> None:
         assert self.outlet.is_open
+        assert event.seq <= self.world.feed.published
         self.heard.append((event.topic, event.seq, event.part))
         self.ids.append((event.seq, number))
         self.accounts.append(event.account_id)

@@ -311,6 +311,18 @@ def _drain(server: Server, seconds: float = 5.0) -> list[bool]:
     return done
 
 
+def test_a_content_type_is_not_parsed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(_line: bytes) -> bytes:
+        raise AssertionError("this costs a third of a request's time")
+
+    monkeypatch.setattr(http, "_parseContentType", parse)  # raises where Twisted has it no more
+    server.backend.later = None
+    connection = server.connect()
+    connection.send(credit(server, Content_Type="application/x-www-form-urlencoded"))
+    (reply,) = connection.replies()
+    assert reply.status == 201
+
+
 class TestPlainHeads:
     """What is read in one go means the same as when Twisted's parser reads it."""
 

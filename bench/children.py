@@ -1,0 +1,23 @@
+"""Drivers of load: child processes with a reactor of their own that print one line of JSON."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from bench.load import ROOT
+
+
+def drive(module: str, *arguments: str, given: str = "") -> dict[str, Any]:
+    """Run `python -m MODULE ARGUMENTS`, with `given` on its standard input, and return what it printed."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode != 0 or not done.stdout.startswith("{"):
+        raise SystemExit(f"bench: {module} failed:\n{(done.stdout + done.stderr).strip()[-2000:]}")
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+def say(line: str) -> None:
+    """Tell whoever waits how far it has come."""
+    print(line, file=sys.stderr, flush=True)
