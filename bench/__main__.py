@@ -13,6 +13,7 @@ from bench.batches import alone
 from bench.beside import beside
 from bench.delivery import live
 from bench.http import OURS, RECIPES, THEIRS, http
+from bench.load import find_wrk
 from bench.report import Options, Report
 
 SECTIONS: Final[dict[str, Callable[[Options], Report]]] = {
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     servers = (given.only,) if given.only else (OURS, THEIRS)
     options = Options(given.seconds, given.rounds, given.accounts, given.memory_seconds, servers)
     signal.signal(signal.SIGTERM, _terminated)
+    if not given.sections or "http" in given.sections:
+        find_wrk()  # now rather than after minutes of the other sections
     faulty = False
     for name in given.sections or SECTIONS:
         outcome = SECTIONS[name](options)

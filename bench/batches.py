@@ -48,7 +48,7 @@ def write(cluster: Cluster, url: str, shape: Shape, seconds: float, faults: list
     psql(cluster.superuser_url("postgres"), "CHECKPOINT")
     before = credits_booked(url)
     hot = ("--hot",) if shape.hot else ()
-    seen = drive("bench.writer", url, f"--batch={shape.batch}", f"--seconds={seconds}", *hot)
+    seen = drive("bench.writer", seconds, url, f"--batch={shape.batch}", f"--seconds={seconds}", *hot)
     booked = credits_booked(url) - before
     if booked != seen["written"]:
         faults.append(f"{shape.name}: {seen['written']} transfers were written and {booked} are booked")

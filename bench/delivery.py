@@ -71,7 +71,7 @@ def _run(
     head = int(psql(url, "SELECT coalesce(max(seq), 0) FROM journal"))
     payers = tuple(Payer(one.user_id, one.account_id, one.token) for one in customers)
     plan = Plan(server.port, case.own_topics, case.rate, seconds, payers)
-    seen = msgspec.convert(drive("bench.live", given=msgspec.json.encode(plan).decode()), Seen)
+    seen = msgspec.convert(drive("bench.live", seconds, given=msgspec.json.encode(plan).decode()), Seen)
     expected = list(_credits(url, head, case, customers))
     surplus = sum(max(got - due, 0) for got, due in zip(seen.received, expected, strict=True))
     lost = sum(max(due - got, 0) for got, due in zip(seen.received, expected, strict=True))

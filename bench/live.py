@@ -30,7 +30,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What came of it; delays in milliseconds and the rate of commits, before the cut; `received` is in the order of the payers."""
+    """What came of it: delays in milliseconds and commits a second before the cut, messages by subscriber over all."""
 
     median: float
     p99: float

@@ -48,7 +48,7 @@ class _Connection(Protocol):
         self._rest = data
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._poster.lost(str(reason.value))
+        self._poster.lost(self, str(reason.value))
 
 
 class Poster:
@@ -106,10 +106,13 @@ class Poster:
             self.faults.append(f"a credit was answered {status}")
         self._settle()
 
-    def lost(self, why: str) -> None:
-        """Learn that a connection is gone."""
+    def lost(self, connection: _Connection, why: str) -> None:
+        """Learn that a connection is gone, and perhaps an answer with it."""
         self.faults.append(f"a connection for credits was lost: {why}")
-        self._busy -= 1
+        if connection in self._idle:
+            self._idle.remove(connection)
+        else:
+            self._busy -= 1
         self._settle()
 
     async def stop(self) -> None:

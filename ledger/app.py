@@ -99,7 +99,6 @@ def build(config: Config, reactor: Any) -> Ladder:
         config.listen,
         reuse_port=config.reuse_port,
         close_sockets=lambda: sockets.close_all(STOPPING),
-        leans_on=("database",),
     )
 
     children += [database, passwords, FeedService(feed), writer, BalanceWatcher(feed.hub), http]

@@ -1,5 +1,7 @@
 """The latest records, in memory."""
 
+from typing import cast
+
 from ledger.domain.events import Committed
 
 
@@ -26,6 +28,6 @@ class Ring:
         """Return up to `limit` records that follow `seq`, or None where the next one is not here."""
         if not self._first <= seq + 1 <= self._last:
             return None
-        slots, size = self._slots, self._size
-        found = (slots[n % size] for n in range(seq + 1, min(seq + limit, self._last) + 1))
-        return [committed for committed in found if committed is not None]
+        start, count = (seq + 1) % self._size, min(limit, self._last - seq)
+        found = self._slots[start : start + count]
+        return cast("list[Committed]", found + self._slots[: count - len(found)])

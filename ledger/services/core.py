@@ -1,4 +1,4 @@
-"""What the ledger offers to any surface, HTTP or other: one object over the services, with what never changes cached."""
+"""What the ledger offers to any surface: one object over the services, with what never changes remembered."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -68,11 +68,11 @@ class Core:
         """Return who bears a token, or refuse with `invalid_token`."""
         return self._credentials.authenticate(token)
 
-    def owner(self, account_id: str) -> Owner | None | Awaitable[Owner | None]:
+    def owner(self, account_id: str) -> Owner | Awaitable[Owner | None] | None:
         """Return the unchanging facts of an account, or None."""
         return self._owners.get(account_id) or self._find_owner(account_id)
 
-    def first_account(self, user_id: str) -> Owner | None | Awaitable[Owner | None]:
+    def first_account(self, user_id: str) -> Owner | Awaitable[Owner | None] | None:
         """Return a user's first account, or None for an unknown user."""
         return self._first.get(user_id) or self._find_first(user_id)
 

@@ -111,7 +111,7 @@ class Books:
 
     async def stuck(self, words: str, event: str | None = None) -> int:
         """Return the one backend that stands and waits there, once it does."""
-        await until(lambda: self.waiting(words, event), 20, f"nobody waits in {words}")
+        await until(lambda: self.waiting(words, event), 20, lambda: f"nobody waits in {words}")
         (pid,) = self.waiting(words, event)
         return int(pid)
 

@@ -208,7 +208,7 @@ class Load:
     async def more(self, known: str, count: int, within: float = 60.0) -> None:
         """Return when that many more operations have ended so."""
         wanted = self.counts[known] + count
-        await until(lambda: self.counts[known] >= wanted, within, f"the load came to a halt: {self.counts}")
+        await until(lambda: self.counts[known] >= wanted, within, lambda: f"the load came to a halt: {self.counts}")
 
     def check(self, books: Books) -> None:
         """What was answered is true: done is in the journal, once, as told; refused and not done are not."""
@@ -328,7 +328,7 @@ class Follower:
             self.take()
             return bool(self.seen) and self.seen[-1][0] >= seq
 
-        await until(there, 60, f"it did not get to {seq}")
+        await until(there, 60, lambda: f"it did not get to {seq}")
 
     def check(self, first: int, last: int) -> None:
         """Everything from one record to another was seen, each once, in order."""

@@ -36,11 +36,13 @@ def pause(seconds: float) -> Deferred[None]:
     return turned
 
 
-async def until(condition: Callable[[], object], seconds: float = 60.0, complaint: str = "it did not happen") -> None:
+async def until(
+    condition: Callable[[], object], seconds: float = 60.0, complaint: Callable[[], object] = lambda: "not in time"
+) -> None:
     """Return when the condition holds; fail when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, complaint
+        assert time.monotonic() < deadline, complaint()
         await pause(0.02)
 
 
@@ -76,7 +78,7 @@ class Program:
 
     async def ended(self, within: float = 60.0) -> int:
         """Its exit code; fails if it does not end in time."""
-        await until(lambda: self.process.poll() is not None, within, f"it goes on:\n{self.tail()}")
+        await until(lambda: self.process.poll() is not None, within, lambda: f"it goes on:\n{self.tail()}")
         return self.process.wait()
 
     def tail(self) -> str:
@@ -97,7 +99,7 @@ class Server(Program):
 
     async def ready(self, within: float = 60.0) -> Server:
         """Return when it listens; fails if it ends instead."""
-        await until(lambda: self._listens() or self.process.poll() is not None, within, self.log)
+        await until(lambda: self._listens() or self.process.poll() is not None, within, self.tail)
         found = self._listens()
         assert found is not None, f"ended with {self.process.poll()}:\n{self.tail()}"
         self.port = int(found[1])
@@ -115,16 +117,19 @@ class Server(Program):
 class Machine:
     """Starts servers, and clears away whatever a test leaves of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, template: Path) -> None:
         self._folder = temporary_data_dir("ledger-e2e-")
+        self._template = template
         self._programs: list[Program] = []
         self._data_dirs: list[Path] = []
         self.expects_trouble = False  # whether tracebacks may be in the logs
 
-    def new_data_dir(self) -> Path:
-        """A place for an embedded PostgreSQL."""
+    def new_data_dir(self, *, empty: bool = False) -> Path:
+        """A place for an embedded PostgreSQL, which is there already unless it is to be empty."""
         data_dir = self._folder / f"data{len(self._data_dirs)}"
         self._data_dirs.append(data_dir)
+        if not empty:
+            subprocess.run(["cp", "-a", self._template, data_dir], check=True)
         return data_dir
 
     def serve(self, *options: str, port: int = 0) -> Server:
