@@ -1,19 +1,41 @@
 """What twistd asks for: the options, and the service they describe."""
 
+import signal
+from typing import Any
+
+from twisted.python import usage
+
 from ledger.app import build
 from ledger.logs import observer_for
 from ledger.options import ServerOptions
 from ledger.services.ladder import Ladder
 
-Options = ServerOptions
+
+class Options(ServerOptions):
+    """The options as twistd reads them; a bad value ends it with that one line, without the whole help."""
+
+    def postOptions(self) -> None:
+        """Check everything at once."""
+        try:
+            super().postOptions()
+        except usage.UsageError as error:
+            raise SystemExit(f"ledger: {error}") from error
 
 
 def makeService(options: ServerOptions) -> Ladder:
     """Return the service tree; twistd starts it with the reactor."""
     # The reactor is the process's own, and chosen by twistd before this is called.
-    from twisted.internet import reactor
+    from twisted.internet import reactor as installed
 
+    reactor: Any = installed
     config = options.config()
     ladder = build(config, reactor)
     ladder.log_observer = observer_for(options.parent or {}, config.log_format)
+    reactor.addSystemEventTrigger("before", "shutdown", _stop_once)
     return ladder
+
+
+def _stop_once() -> None:
+    # Whoever presses Ctrl-C again while the first is obeyed would only make Twisted log a traceback for each.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

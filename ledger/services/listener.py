@@ -93,7 +93,10 @@ class Listener:
             ear.connected()
 
     def _notified(self, channel: str, payload: str) -> None:
-        self._heard[channel](payload)
+        try:
+            self._heard[channel](payload)
+        except Exception:
+            log.failure("What was heard on {channel} could not be taken", channel=channel)
 
     def _probe_heard(self, _: str) -> None:
         if self._probe is not None and not self._probe.called:

@@ -21,6 +21,7 @@ from yoyo.migrations import default_migration_table
 
 import ledger
 from ledger.domain.errors import ConfigurationError
+from ledger.store.postgres import first_line
 
 LOCK_KEY: Final = int.from_bytes(b"migrate")
 PATIENCE: Final = 600.0
@@ -86,7 +87,10 @@ def _connect(url: str) -> Any:
         psycopg2.extensions.parse_dsn(url)
     except psycopg2.ProgrammingError:  # its message may hold the password
         raise ConfigurationError("--database: this is not a PostgreSQL URL") from None
-    return _Backend(url, default_migration_table)
+    try:
+        return _Backend(url, default_migration_table)
+    except psycopg2.OperationalError as error:
+        raise ConfigurationError(f"--database: {first_line(error)}") from error
 
 
 @contextmanager

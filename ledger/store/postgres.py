@@ -53,6 +53,10 @@ class _Connection(txpostgres.Connection):  # type: ignore[misc]
             self.close()
             if self.on_lost is not None:
                 self.on_lost()
+        except ValueError:
+            # The poll failed and took the descriptor along, and who polls is told; there is nothing left to watch.
+            if self.fileno() >= 0:
+                raise
 
 
 class Session:
@@ -107,7 +111,10 @@ class Session:
         except (ValueError, UnicodeError) as error:
             # A NUL or a lone surrogate: never sent, so no SQLSTATE; this is the one PostgreSQL would give.
             raise StatementFailed("22021", first_line(error)) from error
-        return cursor.fetchall() if cursor.description is not None else []
+        try:
+            return cursor.fetchall() if cursor.description is not None else []
+        except psycopg2.Error as error:  # closed since the answer came
+            raise self._translated(error) from error
 
     async def commit(self) -> None:
         """Commit the open transaction; one that has failed raises, where PostgreSQL would roll back in silence."""
@@ -123,7 +130,10 @@ class Session:
             raise StatementFailed("57014", "the statement took too long") from error
         except (psycopg2.Error, ConnectionDone) as error:
             raise self._translated(error) from error
-        except ValueError as error:  # text that PostgreSQL cannot hold: NUL, lone surrogates
+        except ValueError as error:
+            if not self.is_open:  # closed since the answer came
+                raise ConnectionLost(first_line(error)) from error
+            # Text that PostgreSQL cannot hold: NUL, lone surrogates.
             raise StatementFailed("22021", first_line(error)) from error
         finally:
             if timer.active():
@@ -162,6 +172,7 @@ class Pool:
         self._open = 0
         self._waiting: deque[Deferred[Session | None]] = deque()
         self._closed = True
+        self._away = False
 
     def open(self) -> None:
         """Take work; connections are made as they are needed."""
@@ -236,10 +247,13 @@ class Pool:
         except (ConnectionLost, StatementFailed) as error:
             session.close()
             self._open -= 1
-            log.warn("No connection to the database: {error}", error=str(error))
+            if not self._away:
+                log.warn("No connection to the database: {error}", error=str(error))
+            self._away = True
             if not self._open:
                 self._refuse_waiting()  # nobody is left to serve them
             raise unavailable() from error
+        self._away = False
         return session
 
     def _put_back(self, session: Session) -> None:

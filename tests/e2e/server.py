@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil  # type: ignore[import-untyped]
 from twisted.internet import reactor as _reactor
@@ -44,6 +44,9 @@ async def until(
     while not condition():
         assert time.monotonic() < deadline, complaint()
         await pause(0.02)
+
+
+P = TypeVar("P", bound="Program")
 
 
 class Program:
@@ -164,7 +167,8 @@ class Machine:
             log = program.log
             found = [secret for secret in SECRETS if secret in log]
             assert not found, f"{len(found)} secrets are in the log"
-            assert self.expects_trouble or "Traceback" not in log, log[-8000:]
+            trouble = log.find("Traceback")
+            assert self.expects_trouble or trouble < 0, log[max(trouble - 2000, 0) : trouble + 4000]
         for data_dir in self._data_dirs:
             for file in Layout(data_dir).cluster.glob("log/*.log"):
                 log = file.read_text(errors="replace")
@@ -181,7 +185,7 @@ class Machine:
                 postmaster.gone_within(10)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _keep(self, program: Any) -> Any:
+    def _keep(self, program: P) -> P:
         self._programs.append(program)
         return program
 
@@ -198,4 +202,3 @@ def is_running(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
