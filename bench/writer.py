@@ -1,21 +1,22 @@
-"""`python -m bench.writer URL --batch N [--hot] --seconds S`: the writer's steps in a loop, and how fast they went."""
+"""`python -m bench.writer URL --batch N [--hot] --seconds S`: the writer with its lanes full, and how fast it goes."""
 
 import argparse
 import json
 import random
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
 
 import uuid_utils
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.task import react
+from twisted.internet.task import deferLater, react
+from twisted.python.failure import Failure
 
 from ledger.domain.accounts import WORLD_TYPE
 from ledger.domain.cash import Credit
-from ledger.domain.commands import Sealed, decide
+from ledger.services.writer import Writer
 from ledger.store.journal import JournalWriter
 
 _WARM_UP: Final = 0.5
@@ -33,53 +34,72 @@ async def _accounts(writer: JournalWriter) -> list[Account]:
     return [(str(account), str(user), str(asset)) for account, user, asset in rows]
 
 
-def _batch(accounts: Sequence[Account], size: int, keys: Iterator[str]) -> list[Credit]:
-    return [
-        Credit(
+class _Load:
+    """As many commands in the writer's lanes as make the next batch full while one is under way."""
+
+    def __init__(self, writer: Writer, accounts: Sequence[Account]) -> None:
+        self._writer = writer
+        self._accounts = accounts
+        self._keys = (f"{secrets.token_hex(8)}-{number}" for number in count())
+        self._on = True
+        self.written = 0
+        self.done: Deferred[None] = Deferred()
+        self._waiting = 0
+
+    def begin(self, outstanding: int) -> None:
+        """Submit that many, and one more for each that is answered."""
+        for _ in range(outstanding):
+            self._submit()
+
+    def end(self) -> Deferred[None]:
+        """Submit no more; fires when all are answered."""
+        self._on = False
+        return self.done
+
+    def _submit(self) -> None:
+        account, user, asset = random.choice(self._accounts)
+        command = Credit(
             id=str(uuid_utils.uuid7()),
             scope=user,
-            key=next(keys),
+            key=next(self._keys),
             account_id=account,
             user_id=user,
             asset=asset,
             amount=_AMOUNT,
         )
-        for account, user, asset in random.choices(accounts, k=size)
-    ]
+        self._waiting += 1
+        self._writer.submit(command).addCallbacks(self._answered, self._failed)
 
+    def _answered(self, _: object) -> None:
+        self.written += 1
+        self._waiting -= 1
+        if self._on:
+            self._submit()
+        elif not self._waiting:
+            self.done.callback(None)
 
-async def _write(writer: JournalWriter, commands: Sequence[Credit]) -> None:
-    """Read facts, decide, append: what the service does with a batch, less the lanes and the answers."""
-    book = await writer.read_facts(commands)
-    outcomes = decide(book, commands)
-    sealed = [outcome for outcome in outcomes if isinstance(outcome, Sealed)]
-    if len(sealed) != len(commands):
-        raise SystemExit("bench: a credit was not accepted")
-    await writer.append(book, sealed)
+    def _failed(self, failure: Failure) -> None:
+        self._on = False
+        if not self.done.called:
+            self.done.errback(failure)
 
 
 async def _measure(reactor: Any, url: str, size: int, hot: bool, seconds: float) -> dict[str, float]:
-    writer = JournalWriter(reactor, url)
-    await writer.open()
+    store = JournalWriter(reactor, url)
+    writer = Writer(store, reactor, lambda _: None, batch=size)
+    await writer.start()
     try:
-        accounts = await _accounts(writer)
-        run = secrets.token_hex(8)
-        keys = (f"{run}-{number}" for number in count())
-        chosen = accounts[:1] if hot else accounts
-        warm = time.perf_counter() + _WARM_UP
-        written = 0
-        while time.perf_counter() < warm:
-            await _write(writer, _batch(chosen, size, keys))
-            written += size
-        begin = now = time.perf_counter()
-        measured = 0
-        while now - begin < seconds:
-            await _write(writer, _batch(chosen, size, keys))
-            measured += size
-            now = time.perf_counter()
-        return {"per_second": measured / (now - begin), "written": written + measured}
+        accounts = await _accounts(store)
+        load = _Load(writer, accounts[:1] if hot else accounts)
+        load.begin(2 * size)
+        await deferLater(reactor, _WARM_UP)
+        begin, before = time.perf_counter(), load.written
+        await deferLater(reactor, seconds)
+        per_second = (load.written - before) / (time.perf_counter() - begin)
+        await load.end()
+        return {"per_second": per_second, "written": load.written}
     finally:
-        writer.close()
+        await writer.stop()
 
 
 def main() -> None:

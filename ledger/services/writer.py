@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ledger.domain.commands import Book, Command, Replayed, Sealed, decide
+from ledger.domain.commands import Book, Command, Outcome, Replayed, Sealed, decide
 from ledger.domain.errors import ConfigurationError, Refused, unavailable
 from ledger.domain.events import Committed
 from ledger.services.child import Child
@@ -21,6 +21,7 @@ from ledger.store.postgres import ConnectionLost, StatementFailed
 log = Logger()
 
 BATCH: Final = 1_000
+_SLICE: Final = 200  # decided at once: while a slice is decided, the store is at work on the one before
 _SETTLE_WITHIN: Final = 30.0
 _FIRST_RETRY, _LAST_RETRY = 0.1, 3.0
 
@@ -30,6 +31,7 @@ class BatchStore(Protocol):
 
     async def open(self) -> None: ...
     async def read_facts(self, commands: Sequence[Command]) -> Book: ...
+    async def append_part(self, book: Book, batch: Sequence[Sealed]) -> None: ...
     async def append(self, book: Book, batch: Sequence[Sealed]) -> None: ...
     async def roll_back(self) -> None: ...
     async def kept(self, ids: Iterable[str]) -> set[str]: ...
@@ -135,8 +137,16 @@ class Writer(Child):
         commands = [waiting.command for waiting in batch]
         try:
             book = await self._store.read_facts(commands)
-            outcomes = decide(book, commands)
-            sealed = [outcome for outcome in outcomes if isinstance(outcome, Sealed)]
+            outcomes: list[Outcome] = []
+            sealed: list[Sealed] = []
+            last: list[Sealed] = []
+            for start in range(0, len(commands), _SLICE):
+                if last:
+                    await self._store.append_part(book, last)
+                decided = decide(book, commands[start : start + _SLICE])
+                last = [outcome for outcome in decided if isinstance(outcome, Sealed)]
+                outcomes += decided
+                sealed += last
             if not sealed:
                 await self._store.roll_back()
         except ConnectionLost:
@@ -146,7 +156,7 @@ class Writer(Child):
             return
         if sealed:
             try:
-                await self._store.append(book, sealed)
+                await self._store.append(book, last)
             except StatementFailed as error:
                 await self._isolate(batch, error)
                 return

@@ -1,10 +1,12 @@
 """The journal in PostgreSQL as its writer uses it: lock and read facts, append a batch, find out what became of one."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
+from twisted.internet.defer import Deferred, ensureDeferred
 
 from ledger.domain.commands import ACCOUNTS, Book, Command, Sealed
 from ledger.domain.errors import ConfigurationError
@@ -101,6 +103,7 @@ class JournalWriter:
         self._url = url
         self.session = Session(reactor)
         self._prepared = Preparations(self.session)
+        self._part: Deferred[Any] | None = None
 
     async def open(self) -> None:
         """Connect; raises `ConfigurationError` where a commit would not be durable."""
@@ -143,20 +146,42 @@ class JournalWriter:
         await self.roll_back()
         await self.session.run(_EVICT)
 
+    async def append_part(self, book: Book, batch: Sequence[Sealed]) -> None:
+        """Send the first records of a batch on their way; what comes of it shows when more are sent."""
+        sql, parameters = await self._inserts(book, batch)
+        await self._part_done()
+        self._part = ensureDeferred(self.session.run(sql, parameters))
+
     async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
-        """Keep a batch and the state it led to, announce it, and commit."""
-        further = further_rows(batch)
-        writes = [statement(name) for name in further]
-        await self._prepared.have(writes)
-        statements, parameters = _append(book, batch)
-        executed = [*statements, *writes]
-        await self.session.run(
-            "; ".join([*(prepared.execute for prepared in executed), _ANNOUNCE]), {**parameters, **further}
-        )
+        """Keep the (other) records of a batch and the state it led to, announce it, and commit."""
+        sql, parameters = await self._inserts(book, batch)
+        if book.touched:
+            sql += f"{_UPDATE_ACCOUNTS.execute}; "
+            parameters |= _states(book)
+        parameters["head"] = str(book.head.seq)
+        await self._part_done()
+        await self.session.run(sql + _ANNOUNCE, parameters)
 
     async def roll_back(self) -> None:
         """End the transaction without a trace."""
+        with suppress(StatementFailed):
+            await self._part_done()
         await self.session.run("ROLLBACK")
+
+    async def _inserts(self, book: Book, batch: Sequence[Sealed]) -> tuple[str, dict[str, Any]]:
+        """Return the statements, and their parameters, that insert the rows of some records."""
+        if not batch:
+            return "", {}
+        statements, parameters = _rows(book, batch)
+        further = further_rows(batch)
+        writes = [statement(name) for name in further]
+        await self._prepared.have(writes)
+        return "".join(f"{prepared.execute}; " for prepared in (*statements, *writes)), {**parameters, **further}
+
+    async def _part_done(self) -> None:
+        part, self._part = self._part, None
+        if part is not None:
+            await part
 
     async def kept(self, ids: Iterable[str]) -> set[str]:
         """Return those of the records that are in the journal, once every batch under way has ended.
@@ -170,6 +195,9 @@ class JournalWriter:
 
     def close(self) -> None:
         """Close the connection."""
+        if self._part is not None:
+            self._part.addErrback(lambda _: None)  # nobody asks any more
+            self._part = None
         self.session.close()
 
 
@@ -185,8 +213,8 @@ def _facts(names: tuple[str, ...]) -> Prepared:
     return Prepared("facts_" + "_".join(names), _FACTS.replace("{columns}", columns(names)))
 
 
-def _append(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[str, Any]]:
-    """Return the statements, and their parameters, that keep a batch and the state it led to."""
+def _rows(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[str, Any]]:
+    """Return the statements, and their parameters, that keep records and their entries."""
     records = [sealed.record for sealed in batch]
     parameters: dict[str, Any] = {
         "instant": book.instant,
@@ -199,7 +227,6 @@ def _append(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[s
         "effective": array(r.effective_at or "NULL" for r in records),
         "body": "\n".join(sealed.body.decode() for sealed in batch),
         "hash": array(sealed.hash.hex() for sealed in batch),
-        "head": str(book.head.seq),
     }
     statements = [_APPEND]
     entries = [entry for record in records for entry in record.entries]
@@ -214,15 +241,16 @@ def _append(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[s
             "entry_held": array([str(e.held) for e in entries]),
             "entry_version": array([str(e.version) for e in entries]),
         }
-    if book.touched:
-        touched = book.touched.values()
-        statements.append(_UPDATE_ACCOUNTS)
-        parameters |= {
-            "account": array(a.id for a in touched),
-            "status": array(a.status for a in touched),
-            "balance": array(str(a.balance) for a in touched),
-            "held": array(str(a.held) for a in touched),
-            "credit_limit": array(str(a.credit_limit) for a in touched),
-            "version": array(str(a.version) for a in touched),
-        }
     return statements, parameters
+
+
+def _states(book: Book) -> dict[str, str]:
+    touched = book.touched.values()
+    return {
+        "account": array(a.id for a in touched),
+        "status": array(a.status for a in touched),
+        "balance": array(str(a.balance) for a in touched),
+        "held": array(str(a.held) for a in touched),
+        "credit_limit": array(str(a.credit_limit) for a in touched),
+        "version": array(str(a.version) for a in touched),
+    }

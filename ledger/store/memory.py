@@ -25,6 +25,7 @@ class MemoryJournal:
         self._clock = clock
         self.accounts: dict[str, Account] = {}
         self.sealed: list[Sealed] = []
+        self._parts: list[Sealed] = []
         self._known: dict[tuple[str | None, str | None], Record] = {}
         for asset in currency_assets:
             self.open_account(Account(world_id(asset), None, asset, "WORLD", "ACTIVE", 0, 0, 0, 0))
@@ -57,14 +58,20 @@ class MemoryJournal:
         """Return the facts beyond accounts; a subclass with more tables says which it has."""
         return {name: {} for name in wanted}
 
+    async def append_part(self, book: Book, batch: Sequence[Sealed]) -> None:  # noqa: ARG002
+        """Take the first records of a batch."""
+        self._parts.extend(batch)
+
     async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
         """Keep a batch and the state it led to."""
+        batch, self._parts = [*self._parts, *batch], []
         self.sealed.extend(batch)
         self.accounts.update(book.touched)
         self._known.update({(s.record.scope, s.record.key): s.record for s in batch if s.record.key is not None})
 
     async def roll_back(self) -> None:
         """Forget the copies."""
+        self._parts = []
 
     async def kept(self, ids: Iterable[str]) -> set[str]:
         """Return those of the records that are in the journal."""
