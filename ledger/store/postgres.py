@@ -41,22 +41,45 @@ class StatementFailed(Exception):
         return self.sqlstate is not None and self.sqlstate[:2] in _NOT_NOW
 
 
-class _Connection(txpostgres.Connection):  # type: ignore[misc]
+class _Unwatched:
+    """What polls only while the reactor does not watch its socket.
+
+    libpq closes a socket that it finds dead. Had the reactor not let go of it by then, it could not any more, and would
+    never watch another of that number.
+    """
+
+    reactor: Any
+
+    def continuePolling(self, swallowErrors: bool = False) -> None:
+        self.reactor.removeReader(self)
+        self.reactor.removeWriter(self)
+        super().continuePolling(swallowErrors)  # type: ignore[misc]
+
+
+class _Cursor(_Unwatched, txpostgres.Cursor):  # type: ignore[misc]
+    """A txpostgres cursor whose connection is not watched when the statement is sent."""
+
+    def execute(self, query: str, params: Any = None) -> Deferred[Any]:
+        self.reactor.removeReader(self._connection)
+        done: Deferred[Any] = super().execute(query, params)
+        if done.called and not self._connection.closed:
+            self.reactor.addReader(self._connection)  # nothing was sent
+        return done
+
+
+class _Connection(_Unwatched, txpostgres.Connection):  # type: ignore[misc]
     """A txpostgres connection that reports its death while idle instead of raising into the reactor."""
 
+    cursorFactory = _Cursor
     on_lost: Callable[[], None] | None = None
 
     def doRead(self) -> None:
         try:
             super().doRead()
-        except (psycopg2.Error, ConnectionDone):
+        except (psycopg2.Error, ConnectionDone, OSError, ValueError):  # the last: the poll took the socket along
             self.close()
             if self.on_lost is not None:
                 self.on_lost()
-        except ValueError:
-            # The poll failed and took the descriptor along, and who polls is told; there is nothing left to watch.
-            if self.fileno() >= 0:
-                raise
 
 
 class Session:

@@ -108,6 +108,11 @@ class Server(Program):
         self.port = int(found[1])
         return self
 
+    @property
+    def connections(self) -> int:
+        """How many clients it has let in."""
+        return sum(one.status == "ESTABLISHED" for one in psutil.Process(self.process.pid).net_connections("tcp"))
+
     async def stop(self, within: float = 30.0) -> None:
         """Have it end in order."""
         self.send(signal.SIGTERM)

@@ -206,6 +206,20 @@ async def test_a_session_tells_what_went_wrong(database_url: str) -> None:
 
 
 @on_reactor
+async def test_the_reactor_lets_go_of_a_dead_socket(database_url: str, database_server: DatabaseServer) -> None:
+    """libpq closes a socket that it finds dead; one that the reactor still watched would never be watched again."""
+    for _ in range(8):
+        session = Session(reactor)
+        await session.open(database_url)
+        ((pid,),) = await session.run("SELECT pg_backend_pid()")
+        database_server.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+        with pytest.raises(ConnectionLost):
+            await session.run("SELECT 1")  # before the reactor has seen that it is dead
+        assert not session.is_open
+        assert all(reader.fileno() >= 0 for reader in reactor.getReaders())
+
+
+@on_reactor
 async def test_a_server_that_does_not_answer_is_given_up(database_url: str) -> None:
     session = Session(reactor, deadline=0.2)
     await session.open(database_url)

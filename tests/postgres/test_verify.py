@@ -49,6 +49,8 @@ async def test_clean_while_a_writer_goes_on(database_url: str, database_server: 
         answers: list[Deferred[Any]] = []
 
         def more() -> None:
+            if not going:
+                return
             for who in (0, 1, 2):
                 status, limit = ("FROZEN", 5) if len(answers) % 2 else ("ACTIVE", 0)
                 target = house.cast.accounts[2].id
@@ -61,8 +63,7 @@ async def test_clean_while_a_writer_goes_on(database_url: str, database_server: 
                         house.credit(),
                     )
                 )
-            if going:
-                reactor.callLater(0.002, more)
+            reactor.callLater(0.002, more)
 
         more()
         heads = []
