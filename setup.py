@@ -42,6 +42,7 @@ setup(
             "ruff>=0.8",
             "types-cachetools",
             "types-psycopg2",
+            "types-setuptools",
         ],
         "bench": ["fastapi>=0.115", "uvicorn>=0.32", "asyncpg>=0.30", "uvloop>=0.21", "httptools>=0.6", "psutil>=6"],
     },

@@ -15,7 +15,7 @@ from ledger.domain.errors import ConfigurationError, Refused
 from ledger.options import ServerOptions
 from ledger.services.postgres_cluster import PostgresFailed, running_postgres
 from ledger.store.migrations import apply_migrations
-from ledger.store.postgres import Pool
+from ledger.store.pool import Pool
 from ledger.store.verify import verify
 
 

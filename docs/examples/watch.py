@@ -20,11 +20,11 @@ class Watcher(WebSocketClientProtocol):
         """Send one message."""
         self.sendMessage(json.dumps(message).encode())
 
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+    def onMessage(self, payload: bytes, _is_binary: bool) -> None:
         """Print one message."""
         print(payload.decode(), flush=True)
 
-    def onClose(self, wasClean: bool, code: int, reason: str) -> None:
+    def onClose(self, _was_clean: bool, code: int, reason: str) -> None:
         """Say why it ended."""
         print(f"closed: {code} {reason}", file=sys.stderr)
         if reactor.running:

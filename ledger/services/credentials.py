@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from ledger.domain.errors import Refused
 from ledger.domain.policy import Caller
-from ledger.store.postgres import Pool
+from ledger.store.pool import Pool
 from ledger.store.tokens import find_caller, hash_of, still_valid
 
 log = Logger()

@@ -8,7 +8,7 @@ from ledger.domain.errors import Refused
 from ledger.services.child import Child
 from ledger.services.listener import Listener
 from ledger.store.migrations import apply_migrations
-from ledger.store.postgres import Pool
+from ledger.store.pool import Pool
 
 
 class Database(Child):

@@ -1,7 +1,8 @@
 """Accounts in PostgreSQL: opened here, read here; what the journal decides on is changed by the writer alone."""
 
 from ledger.domain.accounts import WORLD_TYPE, Account, Owner, world_id
-from ledger.store.postgres import Pool, Session
+from ledger.store.pool import Pool
+from ledger.store.postgres import Session
 
 _COLUMNS = "id::text, user_id::text, asset, type, status, balance::text, held::text, credit_limit, version"
 

@@ -3,7 +3,7 @@
 from ledger.domain.events import Committed
 from ledger.domain.journal import read_body
 from ledger.store.accounts import owners_of
-from ledger.store.postgres import Pool
+from ledger.store.pool import Pool
 
 
 class JournalReader:

@@ -5,7 +5,8 @@ from hashlib import sha256
 from typing import Final
 
 from ledger.domain.policy import Caller
-from ledger.store.postgres import Pool, Session
+from ledger.store.pool import Pool
+from ledger.store.postgres import Session
 
 CHANNEL: Final = "ledger_tokens"  # the payload is the hash, in hex, of a token that has stopped
 

@@ -5,7 +5,8 @@ from typing import Final
 from ledger.domain.accounts import Owner
 from ledger.domain.errors import Refused
 from ledger.store.accounts import open_account
-from ledger.store.postgres import Pool, Session, StatementFailed
+from ledger.store.pool import Pool
+from ledger.store.postgres import Session, StatementFailed
 from ledger.store.tokens import add_token
 
 _UNIQUE_VIOLATION: Final = "23505"

@@ -8,7 +8,7 @@ import msgspec
 from ledger.domain.audit import Audit, Finding, KeptAccount, KeptEntry, KeptRecord
 from ledger.domain.journal import Record, read_body
 from ledger.store.accounts import owners_of
-from ledger.store.postgres import Pool
+from ledger.store.pool import Pool
 
 _RECORDS: Final = 250
 _ACCOUNTS: Final = 500

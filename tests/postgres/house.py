@@ -19,7 +19,8 @@ from ledger.domain.events import Committed
 from ledger.services.writer import Writer
 from ledger.store.accounts import open_account, read_state
 from ledger.store.journal import JournalWriter
-from ledger.store.postgres import Pool, Session
+from ledger.store.pool import Pool
+from ledger.store.postgres import Session
 from ledger.store.verify import Verdict, verify
 from tests.postgres.cluster import DatabaseServer
 from tests.strategies import Cast, Step

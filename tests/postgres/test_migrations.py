@@ -161,7 +161,7 @@ def test_a_url_with_a_password(folder: Path) -> None:
         server.execute("ALTER ROLE ledger PASSWORD 'p@ss:/w%rd'")
         url = server.url("guarded")
         apply_migrations(url.replace("ledger@", "ledger:p%40ss%3A%2Fw%25rd@"), folder)
-        with pytest.raises(ConfigurationError, match="--database: .*password"):
+        with pytest.raises(ConfigurationError, match=r"--database: .*password"):
             apply_migrations(url.replace("ledger@", "ledger:wrong@"), folder)
     finally:
         server.cluster.release()

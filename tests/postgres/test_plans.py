@@ -9,7 +9,8 @@ import pytest
 
 from ledger.domain.accounts import world_id
 from ledger.store.accounts import find_first_account, find_owner, owners_of, read_state
-from ledger.store.postgres import Pool, Session
+from ledger.store.pool import Pool
+from ledger.store.postgres import Session
 from ledger.store.reader import JournalReader
 from ledger.store.tokens import find_caller, still_valid
 from tests.postgres.cluster import DatabaseServer

@@ -10,7 +10,8 @@ import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from ledger.domain.errors import Refused
-from ledger.store.postgres import ConnectionLost, Pool, Session, StatementFailed
+from ledger.store.pool import Pool
+from ledger.store.postgres import ConnectionLost, Session, StatementFailed
 from tests.postgres.cluster import DatabaseServer
 from tests.postgres.house import House, on_reactor, outcome_of, pause, reactor, until
 

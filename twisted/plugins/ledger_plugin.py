@@ -2,4 +2,4 @@
 
 from twisted.application.service import ServiceMaker
 
-ledger = ServiceMaker("Ledger", "ledger.tap", "A self-hosted ledger server, live over WebSockets", "ledger")
+ledger = ServiceMaker("Ledger", "ledger.tap", "A self-hosted ledger server, live over WebSockets", "ledger")  # type: ignore[no-untyped-call]
