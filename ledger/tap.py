@@ -1,5 +1,6 @@
 """What twistd asks for: the options, and the service they describe."""
 
+import resource
 import signal
 from typing import Any
 
@@ -28,11 +29,18 @@ def makeService(options: ServerOptions) -> Ladder:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
+    _allow_many_sockets()
     config = options.config()
     ladder = build(config, reactor)
     ladder.log_observer = observer_for(options.parent or {}, config.log_format)
     reactor.addSystemEventTrigger("before", "shutdown", _stop_once)
     return ladder
+
+
+def _allow_many_sockets() -> None:
+    # The usual soft limit of 1,024 open files is one that subscribers reach; the hard one is the administrator's word.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _stop_once() -> None:
