@@ -9,6 +9,7 @@ from twisted.python import usage
 from ledger.app import build
 from ledger.logs import observer_for
 from ledger.options import ServerOptions
+from ledger.services.collector import collect_seldom
 from ledger.services.ladder import Ladder
 
 
@@ -33,6 +34,7 @@ def makeService(options: ServerOptions) -> Ladder:
     config = options.config()
     ladder = build(config, reactor)
     ladder.log_observer = observer_for(options.parent or {}, config.log_format)
+    ladder.on_started(collect_seldom)
     reactor.addSystemEventTrigger("before", "shutdown", _stop_once)
     return ladder
 

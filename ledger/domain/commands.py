@@ -122,8 +122,9 @@ class Book:
         entries: list[Entry] = []
         for leg in legs:
             source, target, amount = self.account(leg.source), self.account(leg.target), leg.amount
-            source.require_active()
-            target.require_active()
+            if source.status != "ACTIVE" or target.status != "ACTIVE":
+                source.require_active()
+                target.require_active()
             if source.asset != target.asset:
                 raise Refused("currency_mismatch", account_id=target.id)
             source.require_available(amount)
@@ -188,7 +189,8 @@ class Book:
         except Exception as failure:
             self._restore()
             return failure
-        self.touched.update({before[0].id: before[0] for before in self._undo})
+        for before in self._undo:
+            self.touched[before[0].id] = before[0]
         self._undo.clear()
         self.head = Head(sealed.record.seq, sealed.hash)
         if command.key is not None:

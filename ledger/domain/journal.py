@@ -99,6 +99,12 @@ def seal(previous: bytes, body: bytes) -> bytes:
     return sha256(previous + body).digest()
 
 
+def entry_ids(record: Record) -> list[str]:
+    """Return the ids of a record's entries."""
+    prefix, base = record.id[:24], int(record.id[24:], 16) + 1
+    return [f"{prefix}{base + index & 0xFFFFFFFFFFFF:012x}" for index in range(len(record.entries))]
+
+
 def entry_id(record_id: str, index: int) -> str:
     """Return the id of a record's entry, derived from the record's, so that deciding needs no randomness."""
     return f"{record_id[:24]}{(int(record_id[24:], 16) + index + 1) & 0xFFFFFFFFFFFF:012x}"

@@ -39,10 +39,7 @@ class Replies:
     def give(self, outcomes: Iterable[tuple[Waiting, Outcome]]) -> None:
         """Answer soon; whoever has an outcome already keeps it."""
         idle = not self._queue
-        for waiting, outcome in outcomes:
-            if not waiting.finished:
-                waiting.finished = True
-                self._queue.append((waiting, outcome))
+        self._queue.extend(outcomes)
         if idle and self._queue:
             self._reactor.callLater(0, self._some)
 
@@ -56,6 +53,9 @@ class Replies:
     def _some(self) -> None:
         for _ in range(min(_A_TURN, len(self._queue))):
             waiting, outcome = self._queue.popleft()
+            if waiting.finished:
+                continue
+            waiting.finished = True
             try:
                 _answer(waiting, outcome)
             except Exception:

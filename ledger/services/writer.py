@@ -1,7 +1,7 @@
 """The writer: takes a batch from the lanes, reads its facts, decides, commits, and answers everyone."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Final, Protocol
 
@@ -21,7 +21,7 @@ from ledger.store.postgres import ConnectionLost, StatementFailed
 log = Logger()
 
 BATCH: Final = 1_000
-_SLICE: Final = 200  # decided at once: while a slice is decided, the store is at work on the one before
+_FIRST_SLICE, _LARGEST_SLICE = 64, 256
 _SETTLE_WITHIN: Final = 30.0
 _FIRST_RETRY, _LAST_RETRY = 0.1, 3.0
 
@@ -140,10 +140,10 @@ class Writer(Child):
             outcomes: list[Outcome] = []
             sealed: list[Sealed] = []
             last: list[Sealed] = []
-            for start in range(0, len(commands), _SLICE):
+            for slice_of in _slices(commands):
                 if last:
                     await self._store.append_part(book, last)
-                decided = decide(book, commands[start : start + _SLICE])
+                decided = decide(book, slice_of)
                 last = [outcome for outcome in decided if isinstance(outcome, Sealed)]
                 outcomes += decided
                 sealed += last
@@ -168,12 +168,13 @@ class Writer(Child):
                     if self._away:
                         await self._reopen([])
                     return
-            self._publish([Committed(s.record, book.accounts) for s in sealed])
+            # A turn later: the database can be at work on the next batch meanwhile.
+            self._reactor.callLater(0, self._publish, sealed, book)
         self._replies.give(zip(batch, outcomes, strict=True))
 
-    def _publish(self, batch: Sequence[Committed]) -> None:
+    def _publish(self, batch: Sequence[Sealed], book: Book) -> None:
         try:
-            self._committed(batch)
+            self._committed([Committed(sealed.record, book.accounts) for sealed in batch])
         except Exception:
             log.failure("A committed batch could not be handed on; it will be read from the journal")
 
@@ -244,3 +245,11 @@ class Writer(Child):
         again, self._again = self._again, deque()
         queued = chain(*again, self._lanes.drain())
         self._replies.give((waiting, unavailable()) for waiting in queued)
+
+
+def _slices(commands: Sequence[Command]) -> Iterator[Sequence[Command]]:
+    """Part a batch: while one slice is decided, the store is at work on the one before, so the first is small."""
+    start, size = 0, _FIRST_SLICE if len(commands) > _LARGEST_SLICE else _LARGEST_SLICE
+    while start < len(commands):
+        yield commands[start : start + size]
+        start, size = start + size, min(2 * size, _LARGEST_SLICE)

@@ -26,8 +26,9 @@ class _AccountRow(Account, array_like=True):
 SOURCES: Final[dict[str, FactSource]] = {
     ACCOUNTS: FactSource(
         """
-        SELECT json_agg(json_build_array(a.id, a.user_id, a.asset, a.type, a.status, a.balance, a.held,
-                                         a.credit_limit, a.version))::text
+        SELECT '[' || string_agg('["' || a.id || coalesce('","' || a.user_id || '","', '",null,"') || a.asset || '","'
+                   || a.type || '","' || a.status || '",' || a.balance || ',' || a.held || ',' || a.credit_limit || ','
+                   || a.version || ']', ',') || ']'
         FROM unnest(%(keys)s::uuid[]) AS keys (id) JOIN accounts AS a ON a.id = keys.id
         """,
         msgspec.json.Decoder(list[_AccountRow]).decode,

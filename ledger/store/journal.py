@@ -3,14 +3,16 @@
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import astuple
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from ledger.domain.commands import ACCOUNTS, Book, Command, Sealed
 from ledger.domain.errors import ConfigurationError
-from ledger.domain.journal import GENESIS, Head, Record, entry_id, read_body
+from ledger.domain.journal import GENESIS, Head, Record, entry_ids, read_body
 from ledger.store.facts import array, columns, decoded, gather
 from ledger.store.postgres import Session, StatementFailed
 from ledger.store.prepared import Preparations, Prepared
@@ -73,11 +75,11 @@ _APPEND_ENTRIES: Final = Prepared(
     "append_entries",
     """
 INSERT INTO transactions (id, account_id, seq, amount, type, balance, held, version, "timestamp")
-SELECT id, account_id, seq, abs(amount), CASE WHEN amount < 0 THEN 'debit' ELSE 'credit' END, balance, held, version,
-       %(instant)s::timestamptz
-FROM unnest(%(entry_id)s::uuid[], %(entry_account)s::uuid[], %(entry_seq)s::bigint[], %(entry_amount)s::bigint[],
+SELECT id, (%(entry_accounts)s::uuid[])[place], seq, abs(amount), CASE WHEN amount < 0 THEN 'debit' ELSE 'credit' END,
+       balance, held, version, %(instant)s::timestamptz
+FROM unnest(%(entry_id)s::uuid[], %(entry_place)s::int[], %(entry_seq)s::bigint[], %(entry_amount)s::bigint[],
             %(entry_balance)s::numeric[], %(entry_held)s::numeric[], %(entry_version)s::bigint[])
-     AS fresh (id, account_id, seq, amount, balance, held, version)
+     AS fresh (id, place, seq, amount, balance, held, version)
 """,
 )
 
@@ -149,8 +151,9 @@ class JournalWriter:
     async def append_part(self, book: Book, batch: Sequence[Sealed]) -> None:
         """Send the first records of a batch on their way; what comes of it shows when more are sent."""
         sql, parameters = await self._inserts(book, batch)
+        rendered = self.session.render(sql, parameters)
         await self._part_done()
-        self._part = ensureDeferred(self.session.run(sql, parameters))
+        self._part = ensureDeferred(self.session.run(rendered))
 
     async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
         """Keep the (other) records of a batch and the state it led to, announce it, and commit."""
@@ -159,8 +162,9 @@ class JournalWriter:
             sql += f"{_UPDATE_ACCOUNTS.execute}; "
             parameters |= _states(book)
         parameters["head"] = str(book.head.seq)
+        rendered = self.session.render(sql + _ANNOUNCE, parameters)
         await self._part_done()
-        await self.session.run(sql + _ANNOUNCE, parameters)
+        await self.session.run(rendered)
 
     async def roll_back(self) -> None:
         """End the transaction without a trace."""
@@ -208,6 +212,11 @@ def _known(rows: str | None) -> dict[tuple[str | None, str | None], Record]:
     return {(record.scope, record.key): record for record in records}
 
 
+_seq, _id, _kind = attrgetter("seq"), attrgetter("id"), attrgetter("kind")
+_reverses, _effective_at = attrgetter("reverses"), attrgetter("effective_at")
+_body, _hash = attrgetter("body"), attrgetter("hash")
+
+
 @lru_cache
 def _facts(names: tuple[str, ...]) -> Prepared:
     return Prepared("facts_" + "_".join(names), _FACTS.replace("{columns}", columns(names)))
@@ -218,30 +227,40 @@ def _rows(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[str
     records = [sealed.record for sealed in batch]
     parameters: dict[str, Any] = {
         "instant": book.instant,
-        "seq": array(str(r.seq) for r in records),
-        "id": array(r.id for r in records),
-        "kind": array(r.kind for r in records),
-        "scope": array(r.scope or "NULL" for r in records),
-        "key": "\n".join(r.key or "" for r in records),
-        "reverses": array(r.reverses or "NULL" for r in records),
-        "effective": array(r.effective_at or "NULL" for r in records),
-        "body": "\n".join(sealed.body.decode() for sealed in batch),
-        "hash": array(sealed.hash.hex() for sealed in batch),
+        "seq": array(map(str, map(_seq, records))),
+        "id": array(map(_id, records)),
+        "kind": array(map(_kind, records)),
+        "scope": array([record.scope or "NULL" for record in records]),
+        "key": "\n".join([record.key or "" for record in records]),
+        "reverses": _mostly_null(map(_reverses, records)),
+        "effective": _mostly_null(map(_effective_at, records)),
+        "body": b"\n".join(map(_body, batch)).decode(),
+        "hash": array([b"".join(map(_hash, batch)).hex(",", 32)]),
     }
     statements = [_APPEND]
     entries = [entry for record in records for entry in record.entries]
     if entries:
         statements.append(_APPEND_ENTRIES)
+        accounts, amounts, balances, held, _, versions = zip(*map(astuple, entries), strict=True)
+        # An id is told once, and then by its place: most of what is sent would be ids, the world's above all.
+        places = {account: str(place) for place, account in enumerate(dict.fromkeys(accounts), 1)}
         parameters |= {
-            "entry_id": array(entry_id(r.id, i) for r in records for i in range(len(r.entries))),
-            "entry_account": array([e.account for e in entries]),
-            "entry_seq": array(str(r.seq) for r in records for _ in r.entries),
-            "entry_amount": array([str(e.amount) for e in entries]),
-            "entry_balance": array([str(e.balance) for e in entries]),
-            "entry_held": array([str(e.held) for e in entries]),
-            "entry_version": array([str(e.version) for e in entries]),
+            "entry_id": array([name for record in records for name in entry_ids(record)]),
+            "entry_accounts": array(places),
+            "entry_place": array(map(places.__getitem__, accounts)),
+            "entry_seq": array([str(record.seq) for record in records for _ in record.entries]),
+            "entry_amount": array(map(str, amounts)),
+            "entry_balance": array(map(str, balances)),
+            "entry_held": array(map(str, held)),
+            "entry_version": array(map(str, versions)),
         }
     return statements, parameters
+
+
+def _mostly_null(values: Iterable[str | None]) -> str:
+    """Return an array literal; one that would hold nothing but nulls is empty, which `unnest` fills up with them."""
+    texts = [value or "NULL" for value in values]
+    return array(texts) if any(text != "NULL" for text in texts) else "{}"
 
 
 def _states(book: Book) -> dict[str, str]:

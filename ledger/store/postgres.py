@@ -52,7 +52,7 @@ class _Unwatched:
 class _Cursor(_Unwatched, txpostgres.Cursor):  # type: ignore[misc]
     """A txpostgres cursor whose connection is not watched when the statement is sent."""
 
-    def execute(self, query: str, params: Any = None) -> Deferred[Any]:
+    def execute(self, query: str | bytes, params: Any = None) -> Deferred[Any]:
         self.reactor.removeReader(self._connection)
         done: Deferred[Any] = super().execute(query, params)
         if done.called and not self._connection.closed:
@@ -117,7 +117,7 @@ class Session:
         """Have `callback` called with the channel and payload of every notification."""
         self._connection.addNotifyObserver(lambda notify: callback(notify.channel, notify.payload))
 
-    async def run(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
+    async def run(self, sql: str | bytes, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
         """Run statements in one round trip and return the rows of the last one."""
         if not self.is_open:
             raise ConnectionLost("the connection is closed")
@@ -127,6 +127,16 @@ class Session:
             return cursor.fetchall() if cursor.description is not None else []
         except psycopg2.Error as error:  # closed since the answer came
             raise self._translated(error) from error
+
+    def render(self, sql: str, parameters: Mapping[str, Any]) -> bytes:
+        """Return statements with their parameters in place, ready to be run; something else may run meanwhile."""
+        try:
+            rendered: bytes = self._connection.cursor().mogrify(sql, parameters)
+        except psycopg2.Error as error:
+            raise self._translated(error) from error
+        except ValueError as error:
+            raise StatementFailed("22021", first_line(error)) from error
+        return rendered
 
     async def commit(self) -> None:
         """Commit the open transaction; one that has failed raises, where PostgreSQL would roll back in silence."""
