@@ -41,7 +41,11 @@ def gather(commands: Sequence[Command]) -> dict[str, list[str]]:
     wanted: dict[str, dict[str, None]] = {}
     for command in commands:
         for name, keys in command.needs():
-            wanted.setdefault(name, {}).update(dict.fromkeys(keys))
+            known = wanted.get(name)
+            if known is None:
+                known = wanted[name] = {}
+            for key in keys:
+                known[key] = None
     return {name: list(keys) for name, keys in wanted.items()}
 
 

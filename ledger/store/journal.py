@@ -57,6 +57,7 @@ FROM (SELECT) AS one
 LEFT JOIN LATERAL (SELECT seq, hash, posted_at FROM journal ORDER BY seq DESC LIMIT 1) AS head ON true
 """
 
+# Columns are unnested in the select list: unlike in FROM, nothing is copied into a store on the way.
 # Bodies and keys hold no raw newline (JSON escapes it; keys are printable ASCII), so a newline may part them.
 _APPEND: Final = Prepared(
     "append_records",
@@ -64,10 +65,10 @@ _APPEND: Final = Prepared(
 INSERT INTO journal (seq, id, kind, scope, key, reverses, posted_at, effective_at, body, hash)
 SELECT seq, id, kind, scope, nullif(key, ''), reverses, %(instant)s::timestamptz,
        coalesce(effective_at, %(instant)s::timestamptz), body, decode(hash, 'hex')
-FROM unnest(%(seq)s::bigint[], %(id)s::uuid[], %(kind)s::text[], %(scope)s::uuid[],
-            string_to_array(%(key)s, E'\\n'), %(reverses)s::uuid[], %(effective)s::timestamptz[],
-            string_to_array(%(body)s, E'\\n'), %(hash)s::text[])
-     AS fresh (seq, id, kind, scope, key, reverses, effective_at, body, hash)
+FROM (SELECT unnest(%(seq)s::bigint[]) AS seq, unnest(%(id)s::uuid[]) AS id, unnest(%(kind)s::text[]) AS kind,
+             unnest(%(scope)s::uuid[]) AS scope, unnest(string_to_array(%(key)s, E'\\n')) AS key,
+             unnest(%(reverses)s::uuid[]) AS reverses, unnest(%(effective)s::timestamptz[]) AS effective_at,
+             unnest(string_to_array(%(body)s, E'\\n')) AS body, unnest(%(hash)s::text[]) AS hash) AS fresh
 """,
 )
 
@@ -77,9 +78,10 @@ _APPEND_ENTRIES: Final = Prepared(
 INSERT INTO transactions (id, account_id, seq, amount, type, balance, held, version, "timestamp")
 SELECT id, (%(entry_accounts)s::uuid[])[place], seq, abs(amount), CASE WHEN amount < 0 THEN 'debit' ELSE 'credit' END,
        balance, held, version, %(instant)s::timestamptz
-FROM unnest(%(entry_id)s::uuid[], %(entry_place)s::int[], %(entry_seq)s::bigint[], %(entry_amount)s::bigint[],
-            %(entry_balance)s::numeric[], %(entry_held)s::numeric[], %(entry_version)s::bigint[])
-     AS fresh (id, place, seq, amount, balance, held, version)
+FROM (SELECT unnest(%(entry_id)s::uuid[]) AS id, unnest(%(entry_place)s::int[]) AS place,
+             unnest(%(entry_seq)s::bigint[]) AS seq, unnest(%(entry_amount)s::bigint[]) AS amount,
+             unnest(%(entry_balance)s::numeric[]) AS balance, unnest(%(entry_held)s::numeric[]) AS held,
+             unnest(%(entry_version)s::bigint[]) AS version) AS fresh
 """,
 )
 

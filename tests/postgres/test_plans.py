@@ -55,13 +55,22 @@ async def test_the_writer_reads_and_writes_by_index(
         if analysed:
             house.sql("ANALYZE")
         session, seen = house.store.session, list[tuple[str, Any]]()
-        run = session.run
+        run, render = session.run, session.render
 
-        async def spy(sql: str, parameters: Any = ()) -> Any:
+        def note(sql: str, parameters: Any) -> None:
             seen.extend((part.strip(), parameters) for part in sql.split(";") if part.strip().startswith("EXECUTE"))
+
+        async def run_spy(sql: str | bytes, parameters: Any = ()) -> Any:
+            if isinstance(sql, str):
+                note(sql, parameters)
             return await run(sql, parameters)
 
-        monkeypatch.setattr(session, "run", spy)
+        def render_spy(sql: str, parameters: Any) -> bytes:
+            note(sql, parameters)
+            return render(sql, parameters)
+
+        monkeypatch.setattr(session, "run", run_spy)
+        monkeypatch.setattr(session, "render", render_spy)
         commands = [house.credit(n % 3, key=f"key {n * 7}" if n % 2 else f"new {n}") for n in range(200)]
         await house.submit(*commands, msgspec.structs.replace(house.credit(), key=None, scope=None))
         monkeypatch.undo()
