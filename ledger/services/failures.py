@@ -7,13 +7,14 @@ from twisted.python.failure import Failure
 
 from ledger.domain.errors import ConfigurationError
 from ledger.services.deadline import Overrun
+from ledger.services.postgres_cluster import PostgresFailed
 
 _log = Logger()
 
 
 def explains_itself(failure: Failure) -> bool:
     """Whether the message alone tells whoever runs the server what to do, so that a traceback would only hide it."""
-    return isinstance(failure.value, (ConfigurationError, Overrun))
+    return isinstance(failure.value, (ConfigurationError, Overrun, PostgresFailed))
 
 
 def summary(failure: Failure) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
@@ -17,6 +17,7 @@ from ledger.services.child import Child
 
 _Port: Any = Port  # Twisted leaves these without types
 _endpoint_from: Any = serverFromString
+_BACKLOG: Final = 1_024  # the kernel has a limit of its own (net.core.somaxconn)
 _tls_factory: Any = TLSMemoryBIOFactory
 
 
@@ -72,7 +73,9 @@ class Http(Child):
             except Exception as error:  # a key or certificate that cannot be read, or is none
                 raise ConfigurationError(f"--listen {description}: {_one_line(error)}") from error
             try:
-                self._ports.append(await endpoint.listen(self._site))
+                port = await endpoint.listen(self._site)
+                _lengthen_backlog(port, description)
+                self._ports.append(port)
             except CannotListenError as error:
                 raise ConfigurationError(f"--listen {description}: {_one_line(error.socketError)}") from error
             except Exception as error:
@@ -89,6 +92,13 @@ class Http(Child):
             except Exception:
                 self._log.failure("the live sockets could not be closed")
         await self._site.drain(self._drain_seconds)
+
+
+def _lengthen_backlog(port: Any, description: str) -> None:
+    """Let a burst of clients queue for the port: Twisted lets 50, unless the endpoint says how many."""
+    listening = getattr(port, "socket", None)
+    if listening is not None and "backlog=" not in description:
+        listening.listen(_BACKLOG)
 
 
 class _SharedPort(_Port):  # type: ignore[misc]

@@ -27,7 +27,7 @@ from ledger.domain.errors import ConfigurationError
 from ledger.resources.exchange import Exchange
 from ledger.resources.routes import all_endpoints
 from ledger.resources.site import LedgerSite
-from ledger.services.http import Http
+from ledger.services.http import Http, _lengthen_backlog
 from tests.resources.backend import MemoryBackend
 
 reactor: Any = _reactor
@@ -307,3 +307,23 @@ async def test_what_is_too_large_is_refused_without_a_reset() -> None:
         answer = await talk(port_of(http), head + body)
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert b'"payload_too_large"' in answer
+
+
+class _FakeSocket:
+    def __init__(self) -> None:
+        self.backlogs: list[int] = []
+
+    def listen(self, backlog: int) -> None:
+        self.backlogs.append(backlog)
+
+
+class _FakePort:
+    def __init__(self) -> None:
+        self.socket = _FakeSocket()
+
+
+@pytest.mark.parametrize(("description", "backlogs"), [("tcp:0", [1_024]), ("tcp:0:backlog=7", [])])
+def test_a_burst_of_clients_may_queue_unless_the_endpoint_says_how_many(description: str, backlogs: list[int]) -> None:
+    port = _FakePort()
+    _lengthen_backlog(port, description)
+    assert port.socket.backlogs == backlogs
