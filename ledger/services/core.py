@@ -5,7 +5,6 @@ from typing import Final
 
 import msgspec
 import uuid_utils
-from cachetools import LRUCache
 from twisted.internet.defer import Deferred
 
 from ledger.config import Config
@@ -18,6 +17,7 @@ from ledger.services.child import ChildStatus
 from ledger.services.credentials import Credentials
 from ledger.services.database import Database
 from ledger.services.passwords import Passwords
+from ledger.services.remembered import Remembered
 from ledger.services.writer import Writer
 from ledger.store.accounts import find_first_account, find_owner, read_state
 from ledger.store.tokens import new_token
@@ -61,8 +61,8 @@ class Core:
         self._passwords = passwords
         self._credentials = credentials
         self._children = children
-        self._owners: LRUCache[str, Owner] = LRUCache(_REMEMBERED)
-        self._first: LRUCache[str, Owner] = LRUCache(_REMEMBERED)
+        self._owners: Remembered[str, Owner] = Remembered(_REMEMBERED)
+        self._first: Remembered[str, Owner] = Remembered(_REMEMBERED)
 
     def authenticate(self, token: str) -> Caller | Awaitable[Caller]:
         """Return who bears a token, or refuse with `invalid_token`."""
@@ -108,11 +108,11 @@ class Core:
     async def _find_owner(self, account_id: str) -> Owner | None:
         owner = await find_owner(self._database.pool, account_id)
         if owner is not None:
-            self._owners[account_id] = owner
+            self._owners.keep(account_id, owner)
         return owner
 
     async def _find_first(self, user_id: str) -> Owner | None:
         owner = await find_first_account(self._database.pool, user_id)
         if owner is not None:
-            self._first[user_id] = owner
+            self._first.keep(user_id, owner)
         return owner

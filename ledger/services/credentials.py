@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from cachetools import LRUCache
 from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
 from ledger.domain.errors import Refused
 from ledger.domain.policy import Caller
+from ledger.services.remembered import Remembered
 from ledger.store.pool import Pool
 from ledger.store.tokens import find_caller, hash_of, still_valid
 
@@ -26,7 +26,7 @@ class Credentials:
         self._pool = pool
         self._hearing = False
         self._era = 0
-        self._callers: LRUCache[bytes, Caller] = LRUCache(_REMEMBERED)
+        self._callers: Remembered[bytes, Caller] = Remembered(_REMEMBERED)
         self._watchers: dict[bytes, dict[object, Callable[[], None]]] = {}
 
     def authenticate(self, token: str) -> Caller | Awaitable[Caller]:
@@ -47,7 +47,7 @@ class Credentials:
             raise Refused("invalid_token")
         if self._hearing and era == self._era:
             # A revocation heard meanwhile began another era: what was read may be older than it.
-            self._callers[token_hash] = caller
+            self._callers.keep(token_hash, caller)
         return caller
 
     def watch(self, token: str, revoked: Callable[[], None]) -> Callable[[], None]:

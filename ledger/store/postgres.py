@@ -66,6 +66,14 @@ class _Connection(_Unwatched, txpostgres.Connection):  # type: ignore[misc]
     cursorFactory = _Cursor
     on_lost: Callable[[], None] | None = None
 
+    def checkForNotifies(self) -> None:
+        # txpostgres makes a cooperative task of each; ours are quick, and one comes with every batch.
+        notifies = self._connection.notifies
+        while notifies:
+            notify = notifies.pop(0)
+            for observer in self.getNotifyObservers():
+                observer(notify)
+
     def doRead(self) -> None:
         try:
             super().doRead()

@@ -1,9 +1,10 @@
 """`verify` in PostgreSQL: hands the whole journal to the audit, in slices that hold no snapshot for long."""
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
 
 import msgspec
+from twisted.internet.task import deferLater
 
 from ledger.domain.audit import Audit, Finding, KeptAccount, KeptEntry, KeptRecord
 from ledger.domain.journal import Record, read_body
@@ -11,7 +12,11 @@ from ledger.store.accounts import owners_of
 from ledger.store.pool import Pool
 
 _RECORDS: Final = 250
+_LONGEST_REST: Final = 1.0
 _ACCOUNTS: Final = 500
+
+
+Rest = Callable[[], Awaitable[None]]
 
 
 def _instant(column: str) -> str:
@@ -27,15 +32,31 @@ class Verdict(msgspec.Struct, frozen=True):
     first_failure: Finding | None = None
 
 
-async def verify(pool: Pool) -> Verdict:
-    """Audit the whole journal; commits that come meanwhile are audited too, or left to the next time."""
+async def _no_rest() -> None:
+    """Go on at once."""
+
+
+def resting(clock: Any) -> Rest:
+    """Return a rest that is as long as the work since the last one, so that half of the machine is left to others."""
+    since = clock.seconds()
+
+    async def rest() -> None:
+        nonlocal since
+        await deferLater(clock, min(clock.seconds() - since, _LONGEST_REST))
+        since = clock.seconds()
+
+    return rest
+
+
+async def verify(pool: Pool, rest: Rest = _no_rest) -> Verdict:
+    """Audit the whole journal, resting between slices; commits that come meanwhile may be left to the next time."""
     ((head,),) = await pool.query("SELECT coalesce(max(seq), 0) FROM journal")
     audit = Audit()
-    finding = await _journal(pool, audit, head) or await _accounts(pool, audit) or await _strays(pool)
+    finding = await _journal(pool, audit, head, rest) or await _accounts(pool, audit) or await _strays(pool)
     return Verdict(finding is None, max(head, audit.head.seq), audit.head.seq, finding)
 
 
-async def _journal(pool: Pool, audit: Audit, head: int) -> Finding | None:
+async def _journal(pool: Pool, audit: Audit, head: int, rest: Rest = _no_rest) -> Finding | None:
     """Walk on from where the audit is up to the given head."""
     while (last := audit.head.seq) < head:
         rows = await pool.query(
@@ -55,6 +76,7 @@ async def _journal(pool: Pool, audit: Audit, head: int) -> Finding | None:
             finding = audit.record(row, entries, owners, uses.get((row.scope, row.key), 0))
             if finding is not None:
                 return finding
+        await rest()
     return None
 
 
