@@ -14,12 +14,15 @@ CREATE TABLE users (
 -- Addresses are kept in lower case; that of a deleted user is free again.
 CREATE UNIQUE INDEX users_email_taken ON users (email) WHERE status <> 'DELETED';
 
+-- A domain, for its check is made when a value comes in, and not again with every update of a balance.
+CREATE DOMAIN asset_name AS text CHECK (VALUE ~ '^[A-Z]{3}/[0-9]$');
+
 -- Half-filled pages keep the updates of balances on the page (HOT), whatever snapshots are open.
 CREATE TABLE accounts (
     id           uuid PRIMARY KEY,
     user_id      uuid REFERENCES users (id),
     name         text CHECK (length(name) <= 255),
-    asset        text NOT NULL CHECK (asset ~ '^[A-Z]{3}/[0-9]$'),
+    asset        asset_name NOT NULL,
     type         text NOT NULL CHECK (type IN ('CHECKING', 'SAVINGS', 'CREDIT', 'INVESTMENT', 'WORLD')),
     status       text NOT NULL DEFAULT 'ACTIVE'
                  CHECK (status IN ('ACTIVE', 'FROZEN', 'SUSPENDED', 'INACTIVE', 'CLOSED')),
