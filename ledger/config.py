@@ -174,7 +174,7 @@ def read_config(given: Mapping[str, Sequence[str]], environ: Mapping[str, str]) 
     values: dict[str, Any] = {}
     for option in OPTIONS:
         texts = given.get(option.name)
-        if texts is None and option.variable in environ:
+        if texts is None and environ.get(option.variable):
             text = environ[option.variable]
             texts = text.split() if option.repeats else [text]
         if texts is None:

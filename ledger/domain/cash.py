@@ -7,8 +7,9 @@ import msgspec
 
 from ledger.domain.accounts import world_id
 from ledger.domain.commands import ACCOUNTS, Book, Command, Draft, Leg
+from ledger.domain.errors import Refused
 from ledger.domain.journal import Record, canonical, entry_id
-from ledger.domain.money import asset_named, format_amount
+from ledger.domain.money import MAX_AMOUNT, asset_named, format_amount
 
 
 class CashAnswer(msgspec.Struct, frozen=True):
@@ -32,6 +33,7 @@ class Cash(Command, frozen=True, kw_only=True, gc=False):
     user_id: str | None
     asset: str
     amount: int
+    most: int = MAX_AMOUNT  # the limit of the day: no part of the content, and a replay is not held to it
 
     @property
     def lane(self) -> str:
@@ -45,6 +47,12 @@ class Cash(Command, frozen=True, kw_only=True, gc=False):
     def content(self) -> Any:
         """The account, the asset and the amount."""
         return (self.account_id, self.asset, self.amount)
+
+    def require_within_limit(self) -> None:
+        """Refuse an amount above the configured limit."""
+        if self.amount > self.most:
+            limit = format_amount(self.most, asset_named(self.asset).scale)
+            raise Refused("amount_exceeds_limit", field="amount", limit=limit)
 
     def answer(self, record: Record) -> bytes:
         """The account's own transaction and the balance after it."""
@@ -72,6 +80,7 @@ class Credit(Cash, frozen=True, kw_only=True, gc=False):
 
     def decide(self, book: Book) -> Draft:
         """Move the amount from the world to the account."""
+        self.require_within_limit()
         return Draft(book.post((Leg(world_id(self.asset), self.account_id, self.amount),)))
 
 
@@ -82,4 +91,5 @@ class Debit(Cash, frozen=True, kw_only=True, gc=False):
 
     def decide(self, book: Book) -> Draft:
         """Move the amount from the account to the world, if the account can spend it."""
+        self.require_within_limit()
         return Draft(book.post((Leg(self.account_id, world_id(self.asset), self.amount),)))

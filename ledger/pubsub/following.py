@@ -96,6 +96,13 @@ class Following:
         """Everything after this record will be delivered, or has been."""
         return self._cursor.seq if self._behind else max(self._cursor.seq, self._source.published)
 
+    @property
+    def place(self) -> str:
+        """Where a client that has seen nothing new yet is to resume."""
+        if self._behind and 0 <= self._cursor.part < WHOLE:
+            return f"{self._cursor.seq}:{self._cursor.part}"
+        return str(self.seq)
+
     def begin(self) -> None:
         """Start delivering."""
         if self._cursor.complete >= self._source.published:

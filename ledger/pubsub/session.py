@@ -40,6 +40,7 @@ PATIENCE: Final = 5.0
 _MOST_QUEUED: Final = 100
 _MOST_UNREAD: Final = 1_000
 _IN_A_ROW: Final = 20
+_LONGEST_TEXT: Final = 512
 
 _encode = msgspec.json.Encoder().encode
 
@@ -233,7 +234,7 @@ class Session:
 
     def _refuse(self, refused: Refused, topic: object) -> None:
         answer: dict[str, Any] = {"type": "error", "reason": refused.reason, "message": refused.message}
-        if topic is not None:
+        if topic is not None and len(str(topic)) <= _LONGEST_TEXT:
             answer["topic"] = topic
         if refused.details:
             answer["details"] = refused.details
@@ -261,6 +262,6 @@ def _text(message: dict[str, Any], field: str) -> str:
     value = message.get(field)
     if value is None or value == "":
         raise Refused("missing_fields", field=field)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
         raise Refused("invalid_request", field=field)
     return value

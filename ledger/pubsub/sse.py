@@ -58,7 +58,7 @@ class Stream:
         request.setHeader(b"X-Accel-Buffering", b"no")
         self._context.sockets.add(self, known=True)
         request.registerProducer(self, True)
-        request.write(b"retry: 1000\nid: %d\n\n" % following.seq)
+        request.write(b"retry: 1000\nid: %b\n\n" % following.place.encode())
         self._timer = self._context.clock.callLater(HEARTBEAT, self._beat)
         following.begin()
 
@@ -162,16 +162,16 @@ class EventsResource(Resource):
         caller, token = await self._caller(request, stream.bearer)
         names = _topics(request)
         grants = [await grant(self._context.directory, caller, name) for name in names]
-        since = request.getHeader("last-event-id") or None
+        since = (request.getHeader(b"last-event-id") or b"").decode("latin-1") or None
         following = await self._context.feed.follow(grants, since, stream.outlet)
         if token is not None and not stream.ended:
             stream.bearer.keep(token)
         return following
 
     async def _caller(self, request: Any, bearer: Bearer) -> tuple[Caller, str | None]:
-        authorization = request.getHeader("authorization")
+        authorization = request.getHeader(b"authorization")
         if authorization is not None:
-            token = bearer_token(authorization)
+            token = bearer_token(authorization.decode("latin-1"))
             return await bearer.check(token), token
         headers = {name: values[0] for name, values in request.requestHeaders.getAllRawHeaders()}
         if operator_allowed(getattr(request.client, "host", ""), headers):

@@ -10,7 +10,7 @@ from ledger.domain.accounts import Owner
 from ledger.domain.cash import Cash, CashAnswer, Credit, Debit
 from ledger.domain.commands import Replayed
 from ledger.domain.errors import Refused
-from ledger.domain.money import asset_named, parse_amount
+from ledger.domain.money import MAX_AMOUNT, asset_named, parse_amount
 from ledger.domain.policy import Caller, require_account, require_same_user
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import Answer, Call, Endpoint
@@ -101,7 +101,7 @@ class CashEndpoints:
         backend, body = self._backend, call.body
         text = amount_text(body.amount)
         owner = await account_meant(backend, caller, body.user_id, body.account_id)
-        amount = parse_amount(text, asset_named(owner.asset).scale, backend.config.max_amount)
+        amount = parse_amount(text, asset_named(owner.asset).scale, MAX_AMOUNT)
         command = kind(
             id=backend.new_id(),
             scope=caller.scope,
@@ -111,6 +111,7 @@ class CashEndpoints:
             user_id=owner.user_id,
             asset=owner.asset,
             amount=amount,
+            most=backend.config.max_amount,
         )
         outcome = await backend.submit(command)
         return Answer(msgspec.Raw(command.answer(outcome.record)), replayed=isinstance(outcome, Replayed))
