@@ -13,7 +13,7 @@ from bench.children import drive, say
 from bench.live import Plan, Seen
 from bench.load import Server
 from bench.poster import Payer
-from bench.postgres import Customer, create_database, psql, seed_ours, throw_away_cluster
+from bench.postgres import Customer, create_database, psql, seed_admin, seed_ours, throw_away_cluster
 from bench.report import Options, Report, Table
 
 SUBSCRIBERS: Final = 1_000
@@ -50,11 +50,12 @@ def live(options: Options) -> Report:
     with throw_away_cluster() as cluster:
         url = create_database(cluster, "bench_live")
         with load.serving("ledger", partial(load.ours, url), "/api/health/ready") as server:
-            customers = seed_ours(url, SUBSCRIBERS)
+            customers, admin = seed_ours(url, SUBSCRIBERS), seed_admin(url)
             for number in range(options.rounds):
                 for case, tally in tallies.items():
                     psql(cluster.superuser_url("postgres"), "CHECKPOINT")
-                    _run(case, tally, server, url, customers, options.seconds, faults)
+                    token = load.log_in(server, admin)
+                    _run(case, tally, server, url, customers, token, options.seconds, faults)
                     seen = tally.runs[-1]
                     say(f"live, {case.name}, round {number + 1}: median {seen.median:.1f} ms, p99 {seen.p99:.1f} ms")
         facts["postgres"] = psql(cluster.url, "SHOW server_version")
@@ -66,11 +67,18 @@ def live(options: Options) -> Report:
 
 
 def _run(
-    case: Case, tally: Tally, server: Server, url: str, customers: Sequence[Customer], seconds: int, faults: list[str]
+    case: Case,
+    tally: Tally,
+    server: Server,
+    url: str,
+    customers: Sequence[Customer],
+    admin: str,
+    seconds: int,
+    faults: list[str],
 ) -> None:
     head = int(psql(url, "SELECT coalesce(max(seq), 0) FROM journal"))
     payers = tuple(Payer(one.user_id, one.account_id, one.token) for one in customers)
-    plan = Plan(server.port, case.own_topics, case.rate, seconds, payers)
+    plan = Plan(server.port, admin, case.own_topics, case.rate, seconds, payers)
     seen = msgspec.convert(drive("bench.live", seconds, given=msgspec.json.encode(plan).decode()), Seen)
     expected = list(_credits(url, head, case, customers))
     surplus = sum(max(got - due, 0) for got, due in zip(seen.received, expected, strict=True))

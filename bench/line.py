@@ -37,14 +37,14 @@ class Line(Protocol):
     def __init__(
         self,
         port: int,
-        token: str | None,
+        token: str,
         subscribe: bytes,
         heard: Callable[[Message, float], None],
         lost: Callable[[str], None],
     ) -> None:
-        bearer = "" if token is None else f"Authorization: Bearer {token}\r\n"
         self._hello = (
-            f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{bearer}"
+            f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Authorization: Bearer {token}\r\n"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         ).encode()
         self._subscribe = subscribe

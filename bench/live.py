@@ -20,9 +20,10 @@ _PATIENCE: Final = 15.0
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to do: one subscriber for each payer, on the account's own topic or all on everybody's."""
+    """What to do: one subscriber for each payer, on the account's own topic or all, as an admin, on everybody's."""
 
     port: int
+    admin: str  # a token
     own_topics: bool
     rate: float
     seconds: float
@@ -69,7 +70,7 @@ async def _follow(reactor: Any, plan: Plan) -> Seen:
     subscribers = [
         Subscriber(reactor, plan.port, f"accounts:{payer.account_id}", payer.token, delay)
         if plan.own_topics
-        else Subscriber(reactor, plan.port, ALL_TOPIC, None, delay)
+        else Subscriber(reactor, plan.port, ALL_TOPIC, plan.admin, delay)
         for payer in plan.payers
     ]
     await _connect(subscribers)

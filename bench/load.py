@@ -16,7 +16,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final
 
-from bench.postgres import Customer
+from bench.postgres import Customer, Login
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 _START_PATIENCE: Final = 60.0
@@ -88,6 +88,7 @@ def serving(name: str, command: Callable[[int], Sequence[str]], ready: str) -> I
     """Run a server on a free port from the moment that the path `ready` answers 200 to the end of the block."""
     port = _free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LEDGER_")}
+    environment["LEDGER_JWT_SECRET"] = secrets.token_hex(32)
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command(port), stdout=log, stderr=log, cwd=ROOT, env=environment)
         try:
@@ -105,6 +106,18 @@ def serving(name: str, command: Callable[[int], Sequence[str]], ready: str) -> I
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def log_in(server: Server, login: Login) -> str:
+    """Return an access token, which is good for a quarter of an hour."""
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=30.0)) as connection:
+        body = json.dumps({"email": login.email, "password": login.password})
+        connection.request("POST", "/api/auth/login", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        told = answer.read()
+    if answer.status != 200:
+        raise SystemExit(f"bench: nobody can log in: {told.decode(errors='replace')[:300]}")
+    return str(json.loads(told)["data"]["access_token"])
 
 
 def post_credits(

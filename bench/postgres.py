@@ -1,6 +1,7 @@
 """A throw-away PostgreSQL from the wheel, with the settings of the embedded one, and what is put into it beforehand."""
 
 import os
+import secrets
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+import bcrypt
 import uuid_utils
 
 from ledger.domain.accounts import WORLD_TYPE, world_id
@@ -35,6 +37,14 @@ class Customer:
     def token_hash(self) -> str:
         """The token as tables keep it, as a literal."""
         return f"'\\x{sha256(self.token.encode()).hexdigest()}'"
+
+
+@dataclass(frozen=True)
+class Login:
+    """What a user logs in with."""
+
+    email: str
+    password: str
 
 
 @contextmanager
@@ -96,6 +106,15 @@ def seed_ours(url: str, count: int) -> list[Customer]:
         (f"'{one.account_id}', '{one.user_id}', '{_ASSET}', 'CHECKING'" for one in customers),
     )
     return _give_tokens(url, customers)
+
+
+def seed_admin(url: str) -> Login:
+    """Put an admin into the ledger's tables, with a hash that is cheap to check."""
+    login = Login("admin@bench.invalid", secrets.token_urlsafe(16))
+    password_hash = bcrypt.hashpw(login.password.encode(), bcrypt.gensalt(4)).decode()
+    row = f"'{_new_id()}', '{login.email}', 'Admin', '{password_hash}', 'admin'"
+    _insert(url, "users (id, email, full_name, password_hash, role)", [row])
+    return login
 
 
 def seed_alternative(url: str, count: int) -> list[Customer]:

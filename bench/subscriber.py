@@ -13,7 +13,7 @@ from bench.line import Line, Message
 class Subscriber:
     """A follower of one topic over all its connections: what it has seen, and what it has seen again."""
 
-    def __init__(self, reactor: Any, port: int, topic: str, token: str | None, delay: Callable[[float], None]) -> None:
+    def __init__(self, reactor: Any, port: int, topic: str, token: str, delay: Callable[[float], None]) -> None:
         self.received = 0
         self.twice = 0
         self.faults: list[str] = []

@@ -19,7 +19,7 @@ from ledger.services.collector import collect_seldom
 from ledger.services.writer import Writer
 from ledger.store.journal import JournalWriter
 
-_WARM_UP: Final = 0.5
+_RUN_IN: Final = 1.0  # the first writes to every page after a checkpoint are whole pages
 _AMOUNT: Final = 100
 _FASTEST: Final = 80_000  # commands a second that are made beforehand
 
@@ -97,10 +97,10 @@ async def _measure(reactor: Any, url: str, size: int, hot: bool, seconds: float)
     await writer.start()
     try:
         accounts = await _accounts(store)
-        load = _Load(writer, accounts[:1] if hot else accounts, int(_FASTEST * (seconds + 2 * _WARM_UP)))
+        load = _Load(writer, accounts[:1] if hot else accounts, int(_FASTEST * (seconds + 2 * _RUN_IN)))
         collect_seldom()
         load.begin(2 * size)
-        await deferLater(reactor, _WARM_UP)
+        await deferLater(reactor, _RUN_IN)
         begin, before = time.perf_counter(), load.written
         await deferLater(reactor, seconds)
         per_second = (load.written - before) / (time.perf_counter() - begin)

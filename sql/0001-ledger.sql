@@ -26,8 +26,8 @@ CREATE TABLE accounts (
     type         text NOT NULL CHECK (type IN ('CHECKING', 'SAVINGS', 'CREDIT', 'INVESTMENT', 'WORLD')),
     status       text NOT NULL DEFAULT 'ACTIVE'
                  CHECK (status IN ('ACTIVE', 'FROZEN', 'SUSPENDED', 'INACTIVE', 'CLOSED')),
-    balance      numeric(38, 0) NOT NULL DEFAULT 0,
-    held         numeric(38, 0) NOT NULL DEFAULT 0 CHECK (held >= 0),
+    balance      numeric NOT NULL DEFAULT 0,
+    held         numeric NOT NULL DEFAULT 0 CHECK (held >= 0),
     credit_limit bigint NOT NULL DEFAULT 0 CHECK (credit_limit >= 0),
     version      bigint NOT NULL DEFAULT 0 CHECK (version >= 0),
     created_at   timestamptz NOT NULL DEFAULT now(),
@@ -80,8 +80,8 @@ CREATE TABLE transactions (
     seq         bigint NOT NULL,
     amount      bigint NOT NULL CHECK (amount > 0),
     type        text NOT NULL CHECK (type IN ('debit', 'credit')),
-    balance     numeric(38, 0) NOT NULL,
-    held        numeric(38, 0) NOT NULL,
+    balance     numeric NOT NULL,
+    held        numeric NOT NULL,
     version     bigint NOT NULL CHECK (version > 0),
     "timestamp" timestamptz NOT NULL,
     PRIMARY KEY (account_id, version)

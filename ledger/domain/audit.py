@@ -39,7 +39,7 @@ class KeptEntry(NamedTuple):
 
 
 class KeptAccount(NamedTuple):
-    """What a row of `accounts` says of its state, and how many rows it has in `transactions` at that moment."""
+    """What a row of `accounts` says of its state, and the version of its last row in `transactions`."""
 
     id: str
     status: str
@@ -47,7 +47,7 @@ class KeptAccount(NamedTuple):
     held: int
     credit_limit: int
     version: int
-    entries: int
+    last_entry: int
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -196,6 +196,7 @@ class Audit:
         ):
             if found != own:
                 return Finding(name, f"has {column} {found}, the journal says {own}")
-        if row.entries != state.version:
-            return Finding(f"transactions {row.id}", f"are {row.entries}, the journal has {state.version}")
+        if row.last_entry != state.version:
+            problem = f"go on to version {row.last_entry}, the journal's entries end at {state.version}"
+            return Finding(f"transactions {row.id}", problem)
         return None

@@ -1,6 +1,6 @@
 """How real-time clients come in: what they are admitted with, and who answers those that are not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,14 +22,30 @@ class Authenticator(Protocol):
         """Call `revoked` when the token stops being valid; returns what ends the watch."""
 
 
+class Visit(Protocol):
+    """One request, in the HTTP side's manners."""
+
+    def admit(self, caller: Caller | None) -> None:
+        """Count the request as its client's, or refuse it as one too many; one that is refused before counts too."""
+
+    def headers(self) -> Iterable[tuple[bytes, bytes]]:
+        """Return the headers that every answer carries, the correlation id among them."""
+
+    def refuse(self, refused: Refused) -> None:
+        """Answer with the standard error, and finish the request."""
+
+    def refusal(self, refused: Refused) -> bytes:
+        """Return the standard error as it goes over the wire, for a request whose connection was taken over."""
+
+    def answer_without_get(self) -> None:
+        """Answer OPTIONS, refuse any other method than GET, and finish the request."""
+
+
 class Front(Protocol):
-    """The HTTP side's manners."""
+    """Where requests come in."""
 
-    def begin(self, request: Any) -> None:
-        """Set the headers that every answer carries, the correlation id among them."""
-
-    def refuse(self, request: Any, refused: Refused) -> None:
-        """Answer with the standard error, and finish the request; `details["allow"]` names methods for a 405."""
+    def visit(self, name: str, request: Any) -> Visit:
+        """Begin to answer a request; `name` is what counts and logs call it."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ class Bearer:
         if self._unwatch is not None:
             self._unwatch()
         self._unwatch = self._authenticator.watch(token, self._revoked)
-        if self._dropped:  # revoked as soon as it was watched
+        if self._dropped:  # before this, or revoked as soon as it was watched
             self.drop()
 
     def drop(self) -> None:

@@ -94,7 +94,7 @@ class Following:
     @property
     def seq(self) -> int:
         """Everything after this record will be delivered, or has been."""
-        return self._cursor.seq if self._behind else max(self._cursor.seq, self._source.published)
+        return self._cursor.complete if self._behind else max(self._cursor.complete, self._source.published)
 
     @property
     def place(self) -> str:

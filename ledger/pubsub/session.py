@@ -3,19 +3,21 @@
 From the client, one JSON object each:
 
     {"type": "auth", "token"}                  no answer unless refused; within 5 s of connecting, else closed: 4401;
-                                               not needed with a valid Authorization header, nor by the operator
+                                               not needed with a valid Authorization header; again before the token
+                                               expires, to stay with a fresh one
     {"type": "subscribe", "topic", "since"?}   answered by "subscribed", then by events: all after `since`, or all from
                                                now on; a topic that is subscribed already goes on undisturbed without
                                                `since`, and starts anew with it
     {"type": "unsubscribe", "topic"}           answered by "unsubscribed", even if it was not subscribed
     {"type": "ping"}                           answered by "pong"
 
-To the client: {"type": "subscribed", "topic", "seq"}, {"type": "unsubscribed", "topic"}, {"type": "pong"},
+To the client: {"type": "subscribed", "topic", "seq"}, `seq` being the last record of which nothing will come any more,
+{"type": "unsubscribed", "topic"}, {"type": "pong"},
 {"type": "balance_updated", "topic", "seq", "part", "data"}, and for what was refused, the connection staying open,
 {"type": "error", "reason", "message", "topic"?, "details"?}.
 
 Messages are handled in their order, one at a time. Closed with: 4401 not authenticated in time, or the token stopped
-being valid; 4408 too slow a reader; 4503 the server is stopping.
+being valid; 4408 too slow a reader; 4503 the server is stopping, or full.
 """
 
 from collections import deque
@@ -26,11 +28,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from ledger.domain.errors import Refused
-from ledger.domain.policy import OPERATOR, Caller
+from ledger.domain.policy import Caller
 from ledger.pubsub.access import Bearer, Context, bearer_token
 from ledger.pubsub.event import Event
 from ledger.pubsub.following import Following, Outlet
-from ledger.pubsub.sockets import TOO_SLOW, UNAUTHENTICATED
+from ledger.pubsub.sockets import STOPPING, TOO_SLOW, UNAUTHENTICATED
 from ledger.pubsub.topics import grant
 
 _log = Logger()
@@ -74,13 +76,14 @@ class Session:
         self._closed = False
         self._timer: Any = None
 
-    def opened(self, authorization: str | None, operator: bool) -> None:
-        """Begin, with the client's `Authorization` header, or as the operator without one."""
-        if operator and authorization is None:
-            self._caller = OPERATOR
-        self._context.sockets.add(self, known=self._caller is not None)
-        if self._caller is None:
-            self._timer = self._context.clock.callLater(PATIENCE, self._impatient)
+    def opened(self, authorization: str | None) -> None:
+        """Begin, with the client's `Authorization` header if it sent one; or close, where there is no room any more."""
+        try:
+            self._context.sockets.add(self, known=False)
+        except Refused as refused:  # the last place was taken, or the server began to stop, during the handshake
+            self.close(STOPPING, refused.message)
+            return
+        self._timer = self._context.clock.callLater(PATIENCE, self._impatient)
         if authorization is not None:
             self._take("header", authorization)
 
@@ -205,7 +208,7 @@ class Session:
         caller = await self._bearer.check(token)
         if self._closed:
             return
-        if self._followings and caller != self._caller:
+        if self._followings and (self._caller is None or caller.identity != self._caller.identity):
             raise Refused("invalid_request", "Somebody else's topics are subscribed on this connection", field="token")
         self._caller = caller
         self._context.sockets.recognise(self)

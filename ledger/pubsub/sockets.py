@@ -46,13 +46,18 @@ class Sockets:
         """How many have not said yet who they are."""
         return self._strangers
 
+    def reopen(self) -> None:
+        """Let clients in again after `close_all`."""
+        self._closing = False
+
     def admit(self) -> None:
         """Refuse a client for whom there is no room, or no time left."""
         if self._closing or len(self._open) >= self._most or self._strangers >= self._most_strangers:
             raise unavailable()
 
     def add(self, connection: Connection, *, known: bool) -> None:
-        """Count a connection; `known` says whether its client has been authenticated."""
+        """Count a connection that begins, or refuse it; `known` says whether its client has been authenticated."""
+        self.admit()  # it may be long since it was asked: who the client is had to be found out
         self._open[connection] = known
         self._strangers += not known
 
@@ -73,21 +78,18 @@ class Sockets:
     async def close_all(
         self, code: int = STOPPING, reason: str = "the server is stopping", deadline: float = 5.0
     ) -> None:
-        """Close every connection, and return when all are gone; those that are not by the deadline are cut."""
+        """Let nobody in until `reopen`, and close all; returns when they are gone, cutting who is late."""
         self._closing = True
-        try:
-            for connection in list(self._open):
-                connection.close(code, reason)
-            if not self._open:
-                return
-            gone: Deferred[None] = Deferred()
-            self._emptied = lambda: gone.callback(None)
-            timer: Any = self._clock.callLater(deadline, self._cut)
-            await gone
-            if timer.active():
-                timer.cancel()
-        finally:
-            self._closing = False
+        for connection in list(self._open):
+            connection.close(code, reason)
+        if not self._open:
+            return
+        gone: Deferred[None] = Deferred()
+        self._emptied = lambda: gone.callback(None)
+        timer: Any = self._clock.callLater(deadline, self._cut)
+        await gone
+        if timer.active():
+            timer.cancel()
 
     def _cut(self) -> None:
         _log.info("cutting {count} connections that did not close in time", count=len(self._open))

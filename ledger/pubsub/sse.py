@@ -12,6 +12,7 @@ comes first, so that a client that has seen no event yet can come back too. Befo
 sends `event: close` with the code that a WebSocket would be closed with.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -20,11 +21,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from ledger.domain.errors import Refused
-from ledger.domain.policy import OPERATOR, Caller
-from ledger.pubsub.access import Bearer, Context, Front, bearer_token
+from ledger.domain.policy import Caller
+from ledger.pubsub.access import Bearer, Context, Front, Visit, bearer_token
 from ledger.pubsub.event import Event
 from ledger.pubsub.following import Following, Outlet
-from ledger.pubsub.loopback import operator_allowed
 from ledger.pubsub.session import MOST_TOPICS
 from ledger.pubsub.sockets import TOO_SLOW, UNAUTHENTICATED
 from ledger.pubsub.topics import grant
@@ -42,6 +42,7 @@ class Stream:
         self.outlet = Outlet(self._deliver, self._too_slow)
         self.bearer = Bearer(context.authenticator, self._revoked)
         self.ended = False
+        self.gone = False
         self._context = context
         self._request = request
         self._following: Following | None = None
@@ -49,14 +50,16 @@ class Stream:
         self._timer: Any = None
         request.notifyFinish().addBoth(lambda _: self._lost())
 
-    def begin(self, following: Following) -> None:
-        """Send the head of the answer, and then events."""
+    def begin(self, following: Following, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send the head of the answer, and then events; or refuse, where there is no room any more."""
+        self._context.sockets.add(self, known=True)
         self._following = following
         request = self._request
+        for name, value in headers:
+            request.setHeader(name, value)
         request.setHeader(b"Content-Type", b"text/event-stream")
         request.setHeader(b"Cache-Control", b"no-store")
         request.setHeader(b"X-Accel-Buffering", b"no")
-        self._context.sockets.add(self, known=True)
         request.registerProducer(self, True)
         request.write(b"retry: 1000\nid: %b\n\n" % following.place.encode())
         self._timer = self._context.clock.callLater(HEARTBEAT, self._beat)
@@ -113,6 +116,7 @@ class Stream:
             self._request.channel.forceAbortClient()
 
     def _lost(self) -> None:
+        self.gone = True
         self._end()
         self._context.sockets.remove(self)
 
@@ -137,46 +141,46 @@ class EventsResource(Resource):
 
     def render(self, request: Any) -> int:
         """Open a stream, or refuse."""
-        Deferred.fromCoroutine(self._open(request))
+        visit = self._front.visit("GET /api/events", request)
+        if request.method == b"GET":
+            Deferred.fromCoroutine(self._open(request, visit))
+        else:
+            visit.answer_without_get()
         return NOT_DONE_YET
 
-    async def _open(self, request: Any) -> None:
+    async def _open(self, request: Any, visit: Visit) -> None:
         stream = Stream(self._context, request)
         try:
-            if request.method != b"GET":
-                raise Refused("method_not_allowed", allow="GET")
             self._context.sockets.admit()
-            following = await self._follow(request, stream)
+            following = await self._follow(request, visit, stream)
             if not stream.ended:
-                self._front.begin(request)
-                stream.begin(following)
+                stream.begin(following, visit.headers())
+            elif not stream.gone:  # the token stopped meanwhile
+                raise Refused("invalid_token")
         except Refused as refused:
-            if not stream.ended:
-                self._front.refuse(request, refused)
+            if not stream.gone:
+                visit.refuse(refused)
         except Exception:
             _log.failure("an event stream could not be opened")
-            if not stream.ended:
-                self._front.refuse(request, Refused("internal_server_error"))
+            if not stream.gone:
+                visit.refuse(Refused("internal_server_error"))
 
-    async def _follow(self, request: Any, stream: Stream) -> Following:
-        caller, token = await self._caller(request, stream.bearer)
+    async def _follow(self, request: Any, visit: Visit, stream: Stream) -> Following:
+        caller = await self._caller(request, stream.bearer)
+        visit.admit(caller)
         names = _topics(request)
         grants = [await grant(self._context.directory, caller, name) for name in names]
         since = (request.getHeader(b"last-event-id") or b"").decode("latin-1") or None
-        following = await self._context.feed.follow(grants, since, stream.outlet)
-        if token is not None and not stream.ended:
-            stream.bearer.keep(token)
-        return following
+        return await self._context.feed.follow(grants, since, stream.outlet)
 
-    async def _caller(self, request: Any, bearer: Bearer) -> tuple[Caller, str | None]:
+    async def _caller(self, request: Any, bearer: Bearer) -> Caller:
         authorization = request.getHeader(b"authorization")
-        if authorization is not None:
-            token = bearer_token(authorization.decode("latin-1"))
-            return await bearer.check(token), token
-        headers = {name: values[0] for name, values in request.requestHeaders.getAllRawHeaders()}
-        if operator_allowed(getattr(request.client, "host", ""), headers):
-            return OPERATOR, None
-        raise Refused("invalid_token")
+        if authorization is None:
+            raise Refused("invalid_token")
+        token = bearer_token(authorization.decode("latin-1"))
+        caller = await bearer.check(token)
+        bearer.keep(token)  # at once: from here on, a revocation is noticed
+        return caller
 
 
 def _topics(request: Any) -> list[str]:

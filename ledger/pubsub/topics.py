@@ -8,7 +8,7 @@ import msgspec
 from ledger.domain.accounts import Owner
 from ledger.domain.errors import Refused
 from ledger.domain.events import ALL_TOPIC
-from ledger.domain.policy import Caller, require_account, require_admin, require_same_user
+from ledger.domain.policy import Action, Caller, require_account, require_role, require_user
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.ASCII)
 
@@ -55,14 +55,14 @@ def read_topic(name: str) -> Topic:
 def topic_filter(caller: Caller, topic: Topic, owner: Owner | None = None) -> Grant:
     """Return what this caller sees of a topic, or refuse; `owner` is that of the account, for an account's topic."""
     if topic.kind == "all":
-        require_admin(caller)
+        require_role(caller, Action.WATCH_EVERYTHING)
         return Grant(topic)
     if topic.kind == "users":
-        require_same_user(caller, topic.id)
-        return Grant(topic, None if caller.is_admin else caller.account_id)
+        require_user(caller, Action.READ_BALANCE, topic.id)
+        return Grant(topic, caller.account_id)
     if owner is not None and owner.is_system:
         owner = None  # never published, so for nobody a topic
-    require_account(caller, owner)
+    require_account(caller, Action.READ_BALANCE, owner)
     return Grant(topic)
 
 

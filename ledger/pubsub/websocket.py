@@ -4,14 +4,12 @@ from typing import Any, Final
 
 from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from twisted.web.resource import IResource
+from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
-from zope.interface import implementer
 
 from ledger.domain.errors import Refused
-from ledger.pubsub.access import Context, Front
+from ledger.pubsub.access import Context, Front, Visit
 from ledger.pubsub.event import Event
-from ledger.pubsub.loopback import operator_allowed
 from ledger.pubsub.session import Session
 
 _LARGEST: Final = 64 * 1024
@@ -24,20 +22,28 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]
     """One connection: passes messages between Autobahn and a session, and the transport's fullness to the session."""
 
     session: Session | None = None
+    visit: Visit | None  # the HTTP request that this connection began as, until it is open
     closeHandshakeTimeoutCall: Any
 
-    def onConnect(self, request: Any) -> None:
-        """Keep of the handshake what says who this is."""
-        host = getattr(self.transport.getPeer(), "host", "")
-        self._operator = operator_allowed(host, request.headers)
+    def onConnect(self, request: Any) -> tuple[None, dict[str, str]]:
+        """Keep of the handshake what says who this is; returns the headers of the answer."""
         self._authorization = request.headers.get("authorization")
+        headers = () if self.visit is None else self.visit.headers()
+        return None, {name.decode(): value.decode() for name, value in headers}
+
+    def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:  # noqa: ARG002
+        """Refuse a handshake that Autobahn finds fault with; it logs the reason, and closes the connection."""
+        if self.visit is not None:
+            refused = Refused("invalid_request", "This is no valid WebSocket handshake")
+            self.transport.write(self.visit.refusal(refused))
 
     def onOpen(self) -> None:
         """Begin the session."""
+        self.visit = None
         self.transport.unregisterProducer()  # the HTTP channel that this connection began as
         self.transport.registerProducer(self, True)
         self.session = Session(self.factory.context, self)
-        self.session.opened(self._authorization, self._operator)
+        self.session.opened(self._authorization)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Pass on a message."""
@@ -121,38 +127,47 @@ class SocketFactory(WebSocketServerFactory):  # type: ignore[misc]
         )
 
 
-@implementer(IResource)
-class _Door:
+class _Handshake:
+    """The factory as Autobahn's resource sees it for one request, which answers are made for."""
+
+    def __init__(self, factory: SocketFactory, visit: Visit) -> None:
+        self._factory = factory
+        self._visit = visit
+
+    def buildProtocol(self, address: Any) -> Any:
+        """Return the connection."""
+        socket = self._factory.buildProtocol(address)
+        socket.visit = self._visit
+        return socket
+
+
+class _Door(Resource):
     """Turns away what is no WebSocket handshake, or one too many, in the manner of every other endpoint."""
 
     isLeaf = True
 
     def __init__(self, factory: SocketFactory, front: Front) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self._factory = factory
         self._front = front
-        self._inner = WebSocketResource(factory)
-
-    def getChildWithDefault(self, path: bytes, request: Any) -> Any:  # noqa: ARG002
-        """There is nothing below."""
-        return self
-
-    def putChild(self, path: bytes, child: Any) -> None:
-        """There is nothing below."""
 
     def render(self, request: Any) -> Any:
         """Hand the connection over to Autobahn, or refuse."""
+        visit = self._front.visit("GET /ws", request)
+        if request.method != b"GET":
+            visit.answer_without_get()
+            return NOT_DONE_YET
         try:
+            visit.admit(None)
             _check_handshake(request)
             self._factory.context.sockets.admit()
         except Refused as refused:
-            self._front.refuse(request, refused)
+            visit.refuse(refused)
             return NOT_DONE_YET
-        return self._inner.render(request)
+        return WebSocketResource(_Handshake(self._factory, visit)).render(request)
 
 
 def _check_handshake(request: Any) -> None:
-    if request.method != b"GET":
-        raise Refused("method_not_allowed", allow="GET")
     upgrade = (request.getHeader(b"upgrade") or b"").lower()
     version = request.getHeader(b"sec-websocket-version")
     if upgrade != b"websocket" or version != b"13":

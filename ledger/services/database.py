@@ -1,8 +1,12 @@
 """The database as a child of the tree: schema up to date, pool open, notifications heard."""
 
+import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from ledger.domain.errors import Refused
 from ledger.services.child import Child
@@ -24,15 +28,18 @@ class Database(Child):
         self._reactor = reactor
         self.pool = Pool(reactor, url, pool_size)
         self.listener = Listener(url, reactor)
+        self._abandoned = threading.Event()
 
     async def start(self) -> None:
         """Return when the schema is current and notifications arrive."""
-        await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), apply_migrations, self._url)
+        self._abandoned = threading.Event()
+        await _in_daemon_thread(self._reactor, partial(apply_migrations, self._url, abandoned=self._abandoned))
         self.pool.open()
         await self.listener.start()
 
     async def stop(self) -> None:
-        """Close every connection."""
+        """Close every connection; a start that has not come to its end gives up as soon as it can."""
+        self._abandoned.set()
         self.listener.stop()
         self.pool.close()
 
@@ -43,3 +50,19 @@ class Database(Child):
         except Refused:
             return False
         return self.listener.is_listening
+
+
+def _in_daemon_thread(reactor: Any, work: Callable[[], None]) -> Deferred[None]:
+    """Run what may hang for ever on a silent database; unlike the reactor's threads, this one keeps no process."""
+    done: Deferred[None] = Deferred()
+
+    def run() -> None:
+        try:
+            work()
+        except Exception:
+            reactor.callFromThread(done.errback, Failure())  # type: ignore[no-untyped-call]
+        else:
+            reactor.callFromThread(done.callback, None)
+
+    threading.Thread(target=run, name="migrations", daemon=True).start()
+    return done

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.tcp import Port
@@ -14,6 +15,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from ledger.domain.errors import ConfigurationError
 from ledger.services.child import Child
+from ledger.services.deadline import within
 
 _Port: Any = Port  # Twisted leaves these without types
 _endpoint_from: Any = serverFromString
@@ -29,7 +31,7 @@ class DrainableSite(Protocol):
 
 
 class Http(Child):
-    """Listens on one or more endpoints; `stop` closes the ports, the live sockets, and then drains the site."""
+    """Listens on one or more endpoints; `stop` closes the ports, then the live sockets while the site drains."""
 
     name = "http"
 
@@ -42,7 +44,8 @@ class Http(Child):
         listen: Sequence[str],
         *,
         reuse_port: bool = False,
-        close_sockets: Callable[[], Awaitable[None]] | None = None,
+        close_sockets: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        reopen_sockets: Callable[[], None] = lambda: None,
         leans_on: tuple[str, ...] = (),
         drain_seconds: float = 8.0,
     ) -> None:
@@ -52,6 +55,7 @@ class Http(Child):
         self._site = site
         self._listen = tuple(listen)
         self._close_sockets = close_sockets
+        self._reopen_sockets = reopen_sockets
         self._drain_seconds = drain_seconds
         self._ports: list[Any] = []
 
@@ -65,6 +69,7 @@ class Http(Child):
     async def start(self) -> None:
         """Listen on all endpoints, or refuse the one that does not work by name."""
         self._site.reopen()
+        self._reopen_sockets()
         for description in self._listen:
             try:
                 endpoint = _endpoint_from(self._reactor, description)
@@ -82,16 +87,22 @@ class Http(Child):
                 raise ConfigurationError(f"--listen {description}: {_one_line(error)}") from error
 
     async def stop(self) -> None:
-        """Take no more connections, close the live sockets, finish the requests, then close every connection."""
+        """Take no more connections; close the live sockets and finish the requests, both in one time; cut the rest."""
         ports, self._ports = self._ports, []
         for port in ports:
             await port.stopListening()
-        if self._close_sockets is not None:
-            try:
-                await self._close_sockets()
-            except Exception:
-                self._log.failure("the live sockets could not be closed")
+        closing = Deferred.fromCoroutine(self._close_live())  # first, so that the drain meets no new streams
         await self._site.drain(self._drain_seconds)
+        await closing
+
+    async def _close_live(self) -> None:
+        if self._close_sockets is None:
+            return
+        try:
+            closing = Deferred.fromCoroutine(self._close_sockets())
+            await within(self._reactor, self._drain_seconds, closing, "the live sockets did not close in time")
+        except Exception:
+            self._log.failure("the live sockets could not be closed")
 
 
 def _lengthen_backlog(port: Any, description: str) -> None:

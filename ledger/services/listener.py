@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -22,7 +22,9 @@ _FIRST_RETRY, _LAST_RETRY = 0.05, 3.0
 class Ear(Protocol):
     """Somebody who wants to hear."""
 
-    def connected(self) -> None: ...
+    def connected(self) -> Deferred[None] | None:
+        """Learn that hearing begins; after a failure this is told again, for as long as it lasts."""
+
     def disconnected(self) -> None: ...
 
 
@@ -40,6 +42,7 @@ class Listener:
         self._pulse = LoopingCall(self._check)
         self._pulse.clock = reactor
         self._retry: Any = None
+        self._retellings: dict[Ear, Any] = {}
 
     @property
     def is_listening(self) -> bool:
@@ -90,7 +93,17 @@ class Listener:
             raise ConnectionLost("the listener was stopped")
         self._session = session
         for ear in self._ears:
-            ear.connected()
+            self._tell(ear, session, _FIRST_RETRY)
+
+    def _tell(self, ear: Ear, session: Session, delay: float) -> None:
+        def failed(failure: Any) -> None:
+            if session is self._session:
+                log.warn("{ear} could not take up hearing: {failure!r}", ear=type(ear).__name__, failure=failure.value)
+                longer = min(delay * 2, _LAST_RETRY)
+                self._retellings[ear] = self._reactor.callLater(delay, self._tell, ear, session, longer)
+
+        self._retellings.pop(ear, None)
+        maybeDeferred(ear.connected).addErrback(failed)
 
     def _notified(self, channel: str, payload: str) -> None:
         try:
@@ -118,6 +131,8 @@ class Listener:
         session, self._session = self._session, None
         if session is not None:
             session.close()
+            while self._retellings:
+                self._retellings.popitem()[1].cancel()
             for ear in self._ears:
                 ear.disconnected()
 

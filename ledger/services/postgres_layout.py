@@ -30,7 +30,7 @@ SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "max_connections": "100",
         "shared_buffers": "256MB",
         "client_connection_check_interval": "1s",  # a killed server's statements must not go on holding locks
-        "min_wal_size": "256MB",
+        "min_wal_size": "1GB",
         "max_wal_size": "4GB",
         "random_page_cost": "1.1",
         "max_parallel_workers_per_gather": "0",  # short statements only, and containers have little /dev/shm

@@ -1,12 +1,13 @@
 """A bounded memory of what never changes, or is forgotten when it does."""
 
+from collections import OrderedDict
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Remembered(dict[K, V], Generic[K, V]):
+class Remembered(OrderedDict[K, V], Generic[K, V]):
     """A dictionary that drops what it has held longest once it is full; looking up costs no more than in any other."""
 
     def __init__(self, most: int) -> None:
@@ -16,5 +17,5 @@ class Remembered(dict[K, V], Generic[K, V]):
     def keep(self, key: K, value: V) -> None:
         """Remember a value."""
         if len(self) >= self._most and key not in self:
-            del self[next(iter(self))]
+            self.popitem(last=False)  # a plain dict would look for its first key past all that were deleted
         self[key] = value

@@ -1,7 +1,7 @@
 """The writer: takes a batch from the lanes, reads its facts, decides, commits, and answers everyone."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final, Protocol
 
@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from ledger.domain.commands import Book, Command, Outcome, Replayed, Sealed, decide
 from ledger.domain.errors import ConfigurationError, Refused, unavailable
 from ledger.domain.events import Committed
+from ledger.services.batch import Batch, slices
 from ledger.services.child import Child
 from ledger.services.lanes import LaneFull, Lanes
 from ledger.services.replies import Replies, Waiting
@@ -21,7 +22,6 @@ from ledger.store.postgres import ConnectionLost, StatementFailed
 log = Logger()
 
 BATCH: Final = 1_000
-_FIRST_SLICE, _LARGEST_SLICE = 64, 256
 _SETTLE_WITHIN: Final = 30.0
 _FIRST_RETRY, _LAST_RETRY = 0.1, 3.0
 
@@ -30,6 +30,7 @@ class BatchStore(Protocol):
     """Where batches are kept: PostgreSQL (`store.journal.JournalWriter`) or memory (`store.memory.MemoryJournal`)."""
 
     async def open(self) -> None: ...
+    def look_ahead(self, commands: Sequence[Command]) -> None: ...
     async def read_facts(self, commands: Sequence[Command]) -> Book: ...
     async def append_part(self, book: Book, batch: Sequence[Sealed]) -> None: ...
     async def append(self, book: Book, batch: Sequence[Sealed]) -> None: ...
@@ -58,7 +59,7 @@ class Writer(Child):
         self._committed = committed
         self._lanes: Lanes[Waiting] = Lanes() if lanes is None else lanes
         self._batch = batch
-        self._again: deque[list[Waiting]] = deque()  # what is to be decided once more, before anything in the lanes
+        self._next: deque[Batch] = deque()  # what is to be decided before anything in the lanes
         self._accepting = False
         self._away = False
         self._work: Deferred[None] | None = None
@@ -116,8 +117,8 @@ class Writer(Child):
 
     async def _run(self) -> None:
         while True:
-            batch = self._again.popleft() if self._again else self._lanes.take(self._batch)
-            if not batch:
+            batch = self._next.popleft() if self._next else Batch(self._lanes.take(self._batch))
+            if not batch.waiting:
                 if not self._accepting:
                     return
                 self._work = Deferred()
@@ -130,17 +131,16 @@ class Writer(Child):
                 await self._reopen(batch)
             except Exception:
                 # Nothing is known of this batch but that it broke: never say that it was not done.
-                self._replies.give((waiting, unavailable("unknown")) for waiting in batch)
+                self._replies.give((waiting, unavailable("unknown")) for waiting in batch.waiting)
                 raise
 
-    async def _process(self, batch: list[Waiting]) -> None:
-        commands = [waiting.command for waiting in batch]
+    async def _process(self, batch: Batch) -> None:
         try:
-            book = await self._store.read_facts(commands)
+            book = await self._store.read_facts(batch.commands)
             outcomes: list[Outcome] = []
             sealed: list[Sealed] = []
             last: list[Sealed] = []
-            for slice_of in _slices(commands):
+            for slice_of in slices(batch.commands):
                 if last:
                     await self._store.append_part(book, last)
                 decided = decide(book, slice_of)
@@ -155,8 +155,10 @@ class Writer(Child):
             await self._isolate(batch, error)
             return
         if sealed:
+            appending = ensureDeferred(self._store.append(book, last))
+            self._look_ahead()
             try:
-                await self._store.append(book, last)
+                await appending
             except StatementFailed as error:
                 await self._isolate(batch, error)
                 return
@@ -164,13 +166,20 @@ class Writer(Child):
                 verdict = await self._settle(sealed, lost)
                 if verdict is not None:
                     # Refusals go with the rest: they may rest on what was decided, and then not kept.
-                    self._replies.give((waiting, verdict) for waiting in batch)
+                    self._replies.give((waiting, verdict) for waiting in batch.waiting)
                     if self._away:
-                        await self._reopen([])
+                        await self._reopen(Batch([]))
                     return
             # A turn later: the database can be at work on the next batch meanwhile.
             self._reactor.callLater(0, self._publish, sealed, book)
-        self._replies.give(zip(batch, outcomes, strict=True))
+        self._replies.give(zip(batch.waiting, outcomes, strict=True))
+
+    def _look_ahead(self) -> None:
+        """Take the next batch while the database is busy with this one, if it would be a full one anyway."""
+        if not self._next and len(self._lanes) >= self._batch:
+            batch = Batch(self._lanes.take(self._batch))
+            self._next.append(batch)
+            self._store.look_ahead(batch.commands)
 
     def _publish(self, batch: Sequence[Sealed], book: Book) -> None:
         try:
@@ -178,22 +187,24 @@ class Writer(Child):
         except Exception:
             log.failure("A committed batch could not be handed on; it will be read from the journal")
 
-    async def _isolate(self, batch: list[Waiting], error: Exception) -> None:
+    async def _isolate(self, batch: Batch, error: Exception) -> None:
         """Have a batch decided again in halves until what breaks it stands alone, unless the database cannot."""
         await self._store.roll_back()
         if isinstance(error, StatementFailed) and error.is_passing:
             log.warn("The database cannot: {reason}", reason=str(error))
-            self._replies.give((waiting, unavailable()) for waiting in batch)
-        elif len(batch) > 1:
-            middle = len(batch) // 2
-            self._again.extendleft((batch[middle:], batch[:middle]))
+            self._replies.give((waiting, unavailable()) for waiting in batch.waiting)
+            return
+        first, *others = batch.waiting
+        if others:
+            middle = len(batch.waiting) // 2
+            self._next.extendleft((Batch(batch.waiting[middle:]), Batch(batch.waiting[:middle])))
         elif isinstance(error, StatementFailed):
-            log.error("The database refused a {kind}: {reason}", kind=batch[0].command.kind, reason=str(error))
-            self._replies.give([(batch[0], Refused("database_error"))])
+            log.error("The database refused a {kind}: {reason}", kind=first.command.kind, reason=str(error))
+            self._replies.give([(first, Refused("database_error"))])
         else:
-            self._replies.give([(batch[0], error)])
+            self._replies.give([(first, error)])
 
-    async def _reopen(self, batch: list[Waiting]) -> None:
+    async def _reopen(self, batch: Batch) -> None:
         """Connect again. A batch that was not sent to be committed is decided once more, if that succeeds at once."""
         delay = _FIRST_RETRY
         while True:
@@ -204,8 +215,8 @@ class Writer(Child):
                 if not self._away:
                     log.warn("The writer cannot reach the database: {reason}", reason=str(error))
                 self._away = True
-                self._replies.give((waiting, unavailable()) for waiting in batch)
-                batch = []
+                self._replies.give((waiting, unavailable()) for waiting in batch.waiting)
+                batch = Batch([])
                 self._refuse_queued()
                 if not self._accepting:
                     return
@@ -214,12 +225,12 @@ class Writer(Child):
             else:
                 break
         self._away = False
-        self._replies.give((waiting, unavailable()) for waiting in batch if waiting.tries)
-        again = [waiting for waiting in batch if not waiting.tries]
+        self._replies.give((waiting, unavailable()) for waiting in batch.waiting if waiting.tries)
+        again = [waiting for waiting in batch.waiting if not waiting.tries]
         for waiting in again:
             waiting.tries += 1
         if again:
-            self._again.appendleft(again)
+            self._next.appendleft(Batch(again))
 
     async def _settle(self, sealed: Sequence[Sealed], lost: ConnectionLost) -> Exception | None:
         """Find out what became of a commit whose answer was lost: None if it was done, else what to tell."""
@@ -242,14 +253,6 @@ class Writer(Child):
         return unavailable("unknown")
 
     def _refuse_queued(self) -> None:
-        again, self._again = self._again, deque()
-        queued = chain(*again, self._lanes.drain())
+        again, self._next = self._next, deque()
+        queued = chain(*(batch.waiting for batch in again), self._lanes.drain())
         self._replies.give((waiting, unavailable()) for waiting in queued)
-
-
-def _slices(commands: Sequence[Command]) -> Iterator[Sequence[Command]]:
-    """Part a batch: while one slice is decided, the store is at work on the one before, so the first is small."""
-    start, size = 0, _FIRST_SLICE if len(commands) > _LARGEST_SLICE else _LARGEST_SLICE
-    while start < len(commands):
-        yield commands[start : start + size]
-        start, size = start + size, min(2 * size, _LARGEST_SLICE)

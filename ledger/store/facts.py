@@ -7,6 +7,8 @@ import msgspec
 
 from ledger.domain.accounts import Account
 from ledger.domain.commands import ACCOUNTS, Command
+from ledger.domain.deletion import ACCOUNTS_OF_USERS, USERS, Member
+from ledger.domain.games import GAME_TRANSACTIONS, GAME_UNDONE, GAME_USERS, GAMES, Booked, GameUser, Undone
 
 
 class FactSource(msgspec.Struct, frozen=True):
@@ -23,21 +25,52 @@ class _AccountRow(Account, array_like=True):
     """An account as its row is handed over."""
 
 
-SOURCES: Final[dict[str, FactSource]] = {
-    ACCOUNTS: FactSource(
-        """
+_ACCOUNTS: Final = """
         SELECT '[' || string_agg('["' || a.id || coalesce('","' || a.user_id || '","', '",null,"') || a.asset || '","'
                    || a.type || '","' || a.status || '",' || a.balance || ',' || a.held || ',' || a.credit_limit || ','
                    || a.version || ']', ',') || ']'
-        FROM unnest(%(keys)s::uuid[]) AS keys (id) JOIN accounts AS a ON a.id = keys.id
+        FROM unnest(%(keys)s::uuid[]) AS keys (id) JOIN accounts AS a ON a."""
+
+_decode_accounts: Final = msgspec.json.Decoder(list[_AccountRow]).decode
+
+SOURCES: Final[dict[str, FactSource]] = {
+    ACCOUNTS: FactSource(f"{_ACCOUNTS}id = keys.id", _decode_accounts),
+    ACCOUNTS_OF_USERS: FactSource(f"{_ACCOUNTS}user_id = keys.id", _decode_accounts),
+    USERS: FactSource(
+        """
+        SELECT json_agg(json_build_array(u.id, u.status))::text
+        FROM unnest(%(keys)s::uuid[]) AS keys (id) JOIN users AS u ON u.id = keys.id
         """,
-        msgspec.json.Decoder(list[_AccountRow]).decode,
+        msgspec.json.Decoder(list[Member]).decode,
+    ),
+    GAME_USERS: FactSource(
+        """
+        SELECT json_agg(json_build_array(g.account_id, g.status))::text
+        FROM unnest(%(keys)s::uuid[]) AS keys (id) JOIN game_users AS g ON g.account_id = keys.id
+        """,
+        msgspec.json.Decoder(list[GameUser]).decode,
+    ),
+    GAME_TRANSACTIONS: FactSource(
+        f"""
+        SELECT '[' || string_agg('["' || j.key || '",' || j.body || ']', ',') || ']'
+        FROM unnest(%(keys)s::text[]) AS keys (id) JOIN journal AS j ON j.scope = '{GAMES}' AND j.key = keys.id
+        """,
+        msgspec.json.Decoder(list[Booked]).decode,
+    ),
+    GAME_UNDONE: FactSource(
+        """
+        SELECT json_agg(json_build_array(keys.id))::text
+        FROM unnest(%(keys)s::text[]) AS keys (id)
+        JOIN game_undone AS g ON g.transaction_uuid = split_part(keys.id, ':', 1)::uuid
+                             AND g.account_id = split_part(keys.id, ':', 2)::uuid
+        """,
+        msgspec.json.Decoder(list[Undone]).decode,
     ),
 }
 
 
 def gather(commands: Sequence[Command]) -> dict[str, list[str]]:
-    """Return the keys that the commands need of each fact, each key once."""
+    """Return the keys that the commands need of each fact, each key once, the facts in the order of their names."""
     wanted: dict[str, dict[str, None]] = {}
     for command in commands:
         for name, keys in command.needs():
@@ -46,7 +79,7 @@ def gather(commands: Sequence[Command]) -> dict[str, list[str]]:
                 known = wanted[name] = {}
             for key in keys:
                 known[key] = None
-    return {name: list(keys) for name, keys in wanted.items()}
+    return {name: list(wanted[name]) for name in sorted(wanted)}
 
 
 def array(values: Iterable[str]) -> str:

@@ -3,20 +3,20 @@
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from operator import attrgetter
+from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import astuple
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from ledger.domain.commands import ACCOUNTS, Book, Command, Sealed
 from ledger.domain.errors import ConfigurationError
-from ledger.domain.journal import GENESIS, Head, Record, entry_ids, read_body
+from ledger.domain.journal import GENESIS, Head, Record, read_body
 from ledger.store.facts import array, columns, decoded, gather
+from ledger.store.journal_rows import APPEND, APPEND_ENTRIES, UPDATE_ACCOUNTS, rows, states
 from ledger.store.postgres import Session, StatementFailed
 from ledger.store.prepared import Preparations, Prepared
-from ledger.store.writes import further_rows, statement
+from ledger.store.writes import STATEMENTS, further_rows, statement
 
 CHANNEL: Final = "ledger_journal"
 _LOCK: Final = 0x4C45444745520001  # "LEDGER" and a number: the order of batches
@@ -57,47 +57,6 @@ FROM (SELECT) AS one
 LEFT JOIN LATERAL (SELECT seq, hash, posted_at FROM journal ORDER BY seq DESC LIMIT 1) AS head ON true
 """
 
-# Columns are unnested in the select list: unlike in FROM, nothing is copied into a store on the way.
-# Bodies and keys hold no raw newline (JSON escapes it; keys are printable ASCII), so a newline may part them.
-_APPEND: Final = Prepared(
-    "append_records",
-    """
-INSERT INTO journal (seq, id, kind, scope, key, reverses, posted_at, effective_at, body, hash)
-SELECT seq, id, kind, scope, nullif(key, ''), reverses, %(instant)s::timestamptz,
-       coalesce(effective_at, %(instant)s::timestamptz), body, decode(hash, 'hex')
-FROM (SELECT unnest(%(seq)s::bigint[]) AS seq, unnest(%(id)s::uuid[]) AS id, unnest(%(kind)s::text[]) AS kind,
-             unnest(%(scope)s::uuid[]) AS scope, unnest(string_to_array(%(key)s, E'\\n')) AS key,
-             unnest(%(reverses)s::uuid[]) AS reverses, unnest(%(effective)s::timestamptz[]) AS effective_at,
-             unnest(string_to_array(%(body)s, E'\\n')) AS body, unnest(%(hash)s::text[]) AS hash) AS fresh
-""",
-)
-
-_APPEND_ENTRIES: Final = Prepared(
-    "append_entries",
-    """
-INSERT INTO transactions (id, account_id, seq, amount, type, balance, held, version, "timestamp")
-SELECT id, (%(entry_accounts)s::uuid[])[place], seq, abs(amount), CASE WHEN amount < 0 THEN 'debit' ELSE 'credit' END,
-       balance, held, version, %(instant)s::timestamptz
-FROM (SELECT unnest(%(entry_id)s::uuid[]) AS id, unnest(%(entry_place)s::int[]) AS place,
-             unnest(%(entry_seq)s::bigint[]) AS seq, unnest(%(entry_amount)s::bigint[]) AS amount,
-             unnest(%(entry_balance)s::numeric[]) AS balance, unnest(%(entry_held)s::numeric[]) AS held,
-             unnest(%(entry_version)s::bigint[]) AS version) AS fresh
-""",
-)
-
-_UPDATE_ACCOUNTS: Final = Prepared(
-    "update_accounts",
-    """
-UPDATE accounts AS a
-SET status = fresh.status, balance = fresh.balance, held = fresh.held, credit_limit = fresh.credit_limit,
-    version = fresh.version
-FROM unnest(%(account)s::uuid[], %(status)s::text[], %(balance)s::numeric[], %(held)s::numeric[],
-            %(credit_limit)s::bigint[], %(version)s::bigint[])
-     AS fresh (id, status, balance, held, credit_limit, version)
-WHERE a.id = fresh.id
-""",
-)
-
 
 class JournalWriter:
     """The writer's connection: one transaction at a time, under the lock that orders the batches of all processes."""
@@ -108,6 +67,7 @@ class JournalWriter:
         self.session = Session(reactor)
         self._prepared = Preparations(self.session)
         self._part: Deferred[Any] | None = None
+        self._ahead: tuple[Sequence[Command], Prepared, dict[str, list[str]], bytes] | None = None
 
     async def open(self) -> None:
         """Connect; raises `ConfigurationError` where a commit would not be durable."""
@@ -121,21 +81,35 @@ class JournalWriter:
         if standby:
             raise ConfigurationError("--database: the server is a standby; name the primary")
         self._prepared = Preparations(self.session)
-        await self._prepared.have((_APPEND, _APPEND_ENTRIES, _UPDATE_ACCOUNTS))
+        # All at once: later, a part of a batch may be under way on this connection.
+        await self._prepared.have((APPEND, APPEND_ENTRIES, UPDATE_ACCOUNTS, *map(statement, STATEMENTS)))
 
-    async def read_facts(self, commands: Sequence[Command]) -> Book:
-        """Begin a transaction, wait for the lock, and read all that the commands are decided on."""
+    def look_ahead(self, commands: Sequence[Command]) -> None:
+        """Make ready to read the facts of these commands, while the database is busy."""
+        with suppress(Exception):  # it will show again when the facts are read
+            self._ahead = (commands, *self._question(commands))
+
+    def _question(self, commands: Sequence[Command]) -> tuple[Prepared, dict[str, list[str]], bytes]:
         wanted = gather(commands)
         facts_of = _facts(tuple(wanted))
-        await self._prepared.have((facts_of,))
         keyed = [command for command in commands if command.key is not None]
         parameters = {
             "key_scopes": array(command.scope or "" for command in keyed),
             "keys": "\n".join(command.key or "" for command in keyed),
             **{name: array(keys) for name, keys in wanted.items()},
         }
+        return facts_of, wanted, self.session.render(_BEGIN + facts_of.execute, parameters)
+
+    async def read_facts(self, commands: Sequence[Command]) -> Book:
+        """Begin a transaction, wait for the lock, and read all that the commands are decided on."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] is commands:
+            _, facts_of, wanted, question = ahead
+        else:
+            facts_of, wanted, question = self._question(commands)
+        await self._prepared.have((facts_of,))
         try:
-            rows = await self.session.run(_BEGIN + facts_of.execute, parameters)
+            rows = await self.session.run(question)
         except StatementFailed as error:
             if error.sqlstate == _LOCK_NOT_AVAILABLE:
                 await self._evict_stalled()
@@ -152,19 +126,13 @@ class JournalWriter:
 
     async def append_part(self, book: Book, batch: Sequence[Sealed]) -> None:
         """Send the first records of a batch on their way; what comes of it shows when more are sent."""
-        sql, parameters = await self._inserts(book, batch)
-        rendered = self.session.render(sql, parameters)
+        rendered = self._rendered(book, batch, last=False)
         await self._part_done()
         self._part = ensureDeferred(self.session.run(rendered))
 
     async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
         """Keep the (other) records of a batch and the state it led to, announce it, and commit."""
-        sql, parameters = await self._inserts(book, batch)
-        if book.touched:
-            sql += f"{_UPDATE_ACCOUNTS.execute}; "
-            parameters |= _states(book)
-        parameters["head"] = str(book.head.seq)
-        rendered = self.session.render(sql + _ANNOUNCE, parameters)
+        rendered = self._rendered(book, batch, last=True)
         await self._part_done()
         await self.session.run(rendered)
 
@@ -174,15 +142,23 @@ class JournalWriter:
             await self._part_done()
         await self.session.run("ROLLBACK")
 
-    async def _inserts(self, book: Book, batch: Sequence[Sealed]) -> tuple[str, dict[str, Any]]:
-        """Return the statements, and their parameters, that insert the rows of some records."""
-        if not batch:
-            return "", {}
-        statements, parameters = _rows(book, batch)
-        further = further_rows(batch)
-        writes = [statement(name) for name in further]
-        await self._prepared.have(writes)
-        return "".join(f"{prepared.execute}; " for prepared in (*statements, *writes)), {**parameters, **further}
+    def _rendered(self, book: Book, batch: Sequence[Sealed], *, last: bool) -> bytes:
+        """Return the statements that keep some records, and for the last ones of a batch all that ends it."""
+        try:
+            statements, parameters = rows(book, batch) if batch else ([], {})
+            further = further_rows(batch)
+            statements += map(statement, further)
+            parameters |= further
+            if last and book.touched:
+                statements.append(UPDATE_ACCOUNTS)
+                parameters |= states(book)
+            sql = "".join(f"{prepared.execute}; " for prepared in statements)
+            if last:
+                sql += _ANNOUNCE
+                parameters["head"] = str(book.head.seq)
+            return self.session.render(sql, parameters)
+        except (KeyError, TypeError) as error:  # a kind that writes what cannot be written: nothing was sent yet
+            raise StatementFailed("XX000", f"a record cannot be rendered: {error!r}") from error
 
     async def _part_done(self) -> None:
         part, self._part = self._part, None
@@ -214,64 +190,7 @@ def _known(rows: str | None) -> dict[tuple[str | None, str | None], Record]:
     return {(record.scope, record.key): record for record in records}
 
 
-_seq, _id, _kind = attrgetter("seq"), attrgetter("id"), attrgetter("kind")
-_reverses, _effective_at = attrgetter("reverses"), attrgetter("effective_at")
-_body, _hash = attrgetter("body"), attrgetter("hash")
-
-
 @lru_cache
 def _facts(names: tuple[str, ...]) -> Prepared:
-    return Prepared("facts_" + "_".join(names), _FACTS.replace("{columns}", columns(names)))
-
-
-def _rows(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[str, Any]]:
-    """Return the statements, and their parameters, that keep records and their entries."""
-    records = [sealed.record for sealed in batch]
-    parameters: dict[str, Any] = {
-        "instant": book.instant,
-        "seq": array(map(str, map(_seq, records))),
-        "id": array(map(_id, records)),
-        "kind": array(map(_kind, records)),
-        "scope": array([record.scope or "NULL" for record in records]),
-        "key": "\n".join([record.key or "" for record in records]),
-        "reverses": _mostly_null(map(_reverses, records)),
-        "effective": _mostly_null(map(_effective_at, records)),
-        "body": b"\n".join(map(_body, batch)).decode(),
-        "hash": array([b"".join(map(_hash, batch)).hex(",", 32)]),
-    }
-    statements = [_APPEND]
-    entries = [entry for record in records for entry in record.entries]
-    if entries:
-        statements.append(_APPEND_ENTRIES)
-        accounts, amounts, balances, held, _, versions = zip(*map(astuple, entries), strict=True)
-        # An id is told once, and then by its place: most of what is sent would be ids, the world's above all.
-        places = {account: str(place) for place, account in enumerate(dict.fromkeys(accounts), 1)}
-        parameters |= {
-            "entry_id": array([name for record in records for name in entry_ids(record)]),
-            "entry_accounts": array(places),
-            "entry_place": array(map(places.__getitem__, accounts)),
-            "entry_seq": array([str(record.seq) for record in records for _ in record.entries]),
-            "entry_amount": array(map(str, amounts)),
-            "entry_balance": array(map(str, balances)),
-            "entry_held": array(map(str, held)),
-            "entry_version": array(map(str, versions)),
-        }
-    return statements, parameters
-
-
-def _mostly_null(values: Iterable[str | None]) -> str:
-    """Return an array literal; one that would hold nothing but nulls is empty, which `unnest` fills up with them."""
-    texts = [value or "NULL" for value in values]
-    return array(texts) if any(text != "NULL" for text in texts) else "{}"
-
-
-def _states(book: Book) -> dict[str, str]:
-    touched = book.touched.values()
-    return {
-        "account": array(a.id for a in touched),
-        "status": array(a.status for a in touched),
-        "balance": array(str(a.balance) for a in touched),
-        "held": array(str(a.held) for a in touched),
-        "credit_limit": array(str(a.credit_limit) for a in touched),
-        "version": array(str(a.version) for a in touched),
-    }
+    name = blake2b(" ".join(names).encode(), digest_size=8).hexdigest()  # identifiers are short
+    return Prepared(f"facts_{name}", _FACTS.replace("{columns}", columns(names)))

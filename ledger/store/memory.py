@@ -42,6 +42,9 @@ class MemoryJournal:
     async def open(self) -> None:
         """Nothing to do."""
 
+    def look_ahead(self, commands: Sequence[Command]) -> None:
+        """Nothing to do."""
+
     async def read_facts(self, commands: Sequence[Command]) -> Book:
         """Hand out copies of what the commands are decided on."""
         wanted = gather(commands)

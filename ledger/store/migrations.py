@@ -21,17 +21,19 @@ from yoyo.migrations import default_migration_table
 
 import ledger
 from ledger.domain.errors import ConfigurationError
-from ledger.store.postgres import first_line
+from ledger.store.postgres import NETWORK, first_line
 
 LOCK_KEY: Final = int.from_bytes(b"migrate")
 PATIENCE: Final = 600.0
+_CONNECT_WITHIN: Final = 10  # seconds for each address, unless the URL says otherwise
 
 
 class _Backend(PostgresqlBackend):  # type: ignore[misc]
     """yoyo's bookkeeping, given our lock and any URL that libpq takes."""
 
     def connect(self, url: str) -> Any:
-        connection = psycopg2.connect(url)
+        settings = {"connect_timeout": _CONNECT_WITHIN, **NETWORK, **psycopg2.extensions.parse_dsn(url)}
+        connection = psycopg2.connect(**settings)
         connection.autocommit = True
         return connection
 
@@ -68,9 +70,13 @@ def migrations_folder() -> Path:
 
 
 def apply_migrations(url: str, folder: Path | None = None, *, abandoned: threading.Event | None = None) -> None:
-    """Apply what is missing, each migration whole or not at all; refuse a schema that has more than we know."""
+    """Apply what is missing, each migration whole or not at all; refuse a schema that has more than we know.
+
+    Once `abandoned` is set, no further one is begun: it raises TimeoutError.
+    """
     known = read_migrations(glob.escape(str(folder or migrations_folder())))
-    with closing(_connect(url)) as backend, _lock(backend, abandoned or threading.Event()):
+    abandoned = abandoned or threading.Event()
+    with closing(_connect(url)) as backend, _lock(backend, abandoned):
         backend.ensure_internal_schema_updated()
         applied = {name for (name,) in backend.execute(f'SELECT migration_id FROM "{default_migration_table}"')}
         if unknown := sorted(applied - {migration.id for migration in known}):
@@ -79,6 +85,7 @@ def apply_migrations(url: str, folder: Path | None = None, *, abandoned: threadi
             )
         for migration in sorted(known, key=lambda migration: str(migration.id)):
             if migration.id not in applied:
+                _go_on(abandoned)
                 _apply(backend, migration)
 
 
@@ -99,11 +106,17 @@ def _lock(backend: Any, abandoned: threading.Event) -> Iterator[None]:
     # Polled, because who waits inside the statement keeps a snapshot that CREATE INDEX CONCURRENTLY waits for.
     deadline = time.monotonic() + PATIENCE
     while not backend.execute(f"SELECT pg_try_advisory_lock({LOCK_KEY})").fetchone()[0]:
-        if abandoned.wait(0.1):
-            raise TimeoutError("nobody waits for the migrations any more")
+        abandoned.wait(0.1)
+        _go_on(abandoned)
         if time.monotonic() > deadline:
             raise TimeoutError("another process has been migrating the database for too long")
+    _go_on(abandoned)
     yield
+
+
+def _go_on(abandoned: threading.Event) -> None:
+    if abandoned.is_set():
+        raise TimeoutError("nobody waits for the migrations any more")
 
 
 def _apply(backend: Any, migration: Any) -> None:

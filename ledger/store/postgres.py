@@ -14,6 +14,17 @@ Row = tuple[Any, ...]
 # SQLSTATE classes that say "not now" rather than "not this": resources, operator intervention, lock not available,
 # serialization, connection trouble.
 _NOT_NOW: Final = ("53", "57", "55", "40", "08", "58")
+_READ_ONLY: Final = "25006"  # a standby answers, until the connections are led to the new primary
+
+_CONNECT_WITHIN: Final = 5.0
+
+# How a dead network is noticed, unless the URL says otherwise.
+NETWORK: Final[dict[str, Any]] = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 
 
 class ConnectionLost(Exception):
@@ -31,7 +42,7 @@ class StatementFailed(Exception):
     @property
     def is_passing(self) -> bool:
         """Whether the same statement may succeed later."""
-        return self.sqlstate is not None and self.sqlstate[:2] in _NOT_NOW
+        return self.sqlstate is not None and (self.sqlstate[:2] in _NOT_NOW or self.sqlstate == _READ_ONLY)
 
 
 class _Unwatched:
@@ -48,6 +59,13 @@ class _Unwatched:
         self.reactor.removeWriter(self)
         super().continuePolling(swallowErrors)  # type: ignore[misc]
 
+    def _cancel(self, _: Deferred[Any]) -> None:
+        # txpostgres would ask the server to cancel, which blocks, for ever if the server is silent.
+        self._connection_to_close().close()
+
+    def _connection_to_close(self) -> Any:
+        return self
+
 
 class _Cursor(_Unwatched, txpostgres.Cursor):  # type: ignore[misc]
     """A txpostgres cursor whose connection is not watched when the statement is sent."""
@@ -58,6 +76,9 @@ class _Cursor(_Unwatched, txpostgres.Cursor):  # type: ignore[misc]
         if done.called and not self._connection.closed:
             self.reactor.addReader(self._connection)  # nothing was sent
         return done
+
+    def _connection_to_close(self) -> Any:
+        return self._connection
 
 
 class _Connection(_Unwatched, txpostgres.Connection):  # type: ignore[misc]
@@ -92,14 +113,17 @@ class Session:
         self._connection: Any = _Connection(reactor)
 
     async def open(self, url: str, **settings: str | int) -> None:
-        """Connect, with the given server settings in force for this session."""
-        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-        keepalive = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
-        await self._within(
-            lambda: self._connection.connect(
-                url, options=options, connect_timeout=5, application_name="ledger", **keepalive
-            )
-        )
+        """Connect within 5 seconds, with the given server settings in force for this session, whatever the URL sets."""
+
+        def connect() -> Deferred[Any]:
+            given = extensions.parse_dsn(url)
+            options = [given.get("options", ""), *(f"-c {name}={value}" for name, value in settings.items())]
+            more = {"options": " ".join(filter(None, options)), "application_name": "ledger"}
+            started: Deferred[Any] = self._connection.connect(**{**NETWORK, **given, **more})
+            return started
+
+        # libpq leaves connect_timeout to who polls the connection.
+        await self._within(connect, min(self._deadline, _CONNECT_WITHIN))
 
     @property
     def is_open(self) -> bool:
@@ -152,8 +176,8 @@ class Session:
             raise StatementFailed("25P02", "a statement of the transaction had failed")
         await self.run("COMMIT")
 
-    async def _within(self, start: Callable[[], Deferred[Any]]) -> None:
-        timer = self._reactor.callLater(self._deadline, self.close)
+    async def _within(self, start: Callable[[], Deferred[Any]], seconds: float | None = None) -> None:
+        timer = self._reactor.callLater(self._deadline if seconds is None else seconds, self.close)
         try:
             await start()
         except CancelledError as error:

@@ -168,3 +168,20 @@ class BuyTicket(_Of, frozen=True, kw_only=True):
         entries = book.post((Leg(self.account_id, self.seller, self.price),))
         sold[self.ticket] = Ticket(self.ticket, self.account_id, self.price)
         return Draft(entries, writes=((TICKETS, {"id": self.ticket, "account_id": self.account_id}),))
+
+
+class Scribble(_Of, frozen=True, kw_only=True):
+    """Brings whatever rows it is told to."""
+
+    kind: ClassVar[str] = "scribble"
+
+    writes: tuple[tuple[str, Any], ...]
+
+    def content(self) -> Any:
+        """Nothing that could be encoded."""
+        return self.account_id
+
+    def decide(self, book: Book) -> Draft:
+        """Touch nothing."""
+        book.account(self.account_id)
+        return Draft(writes=self.writes)

@@ -10,11 +10,12 @@ from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ledger.domain.accounts import Account, world_id
 from ledger.domain.cash import Credit
 from ledger.domain.commands import Book, Sealed, fingerprint_of
-from ledger.domain.journal import GENESIS, START, body_of, canonical, entry_id, read_body, seal
+from ledger.domain.journal import GENESIS, START, Record, body_of, canonical, entry_id, read_body, seal
 from tests.domain.kinds import SetStatus
 from tests.strategies import examples, ordinary
 
@@ -78,6 +79,20 @@ def test_the_ids_of_entries() -> None:
 
 def test_a_kept_body_is_read_and_written_byte_for_byte() -> None:
     assert [body_of(read_body(body)) for body in BODIES] == BODIES
+
+
+def test_what_is_null_is_left_out_and_what_is_empty_is_not() -> None:
+    bare = Record(v=1, seq=1, id=USER, kind="note", posted_at="2026-01-02T03:04:05.678901Z")
+    start = f'{{"v":1,"seq":1,"id":"{USER}","kind":"note","posted_at":"2026-01-02T03:04:05.678901Z"'
+    assert body_of(bare).decode() == start + "}"
+    metadata: dict[str, object] = {"b": None, "a": {}, "c": [], "d": ""}
+    for changed, said in (
+        (replace(bare, entries=(), changes=()), ""),
+        (replace(bare, description="", metadata={}), ',"description":"","metadata":{}'),
+        (replace(bare, metadata=metadata), ',"metadata":{"a":{},"b":null,"c":[],"d":""}'),
+    ):
+        assert body_of(changed).decode() == f"{start}{said}}}"
+        assert body_of(read_body(body_of(changed))) == body_of(changed)
 
 
 def test_the_bodies_are_what_any_reader_of_json_sees() -> None:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from ledger.domain.accounts import world_id
 from ledger.domain.commands import Replayed, Sealed, decide
+from ledger.domain.deletion import DELETED_USERS
 from ledger.domain.errors import ConfigurationError, Refused
 from ledger.domain.journal import read_body, seal
 from ledger.store import facts, writes
@@ -18,7 +19,7 @@ from ledger.store.accounts import read_state
 from ledger.store.facts import FactSource
 from ledger.store.journal import JournalWriter
 from ledger.store.reader import JournalReader
-from tests.domain.kinds import TICKETS, BuyTicket, Capture, Hold, SetLimit, SetStatus, Ticket
+from tests.domain.kinds import TICKETS, BuyTicket, Capture, Hold, Scribble, SetLimit, SetStatus, Ticket
 from tests.postgres.cluster import DatabaseServer
 from tests.postgres.house import House, on_reactor, reactor
 from tests.reference import Reference, seen, told
@@ -243,11 +244,12 @@ async def test_a_kind_brings_its_facts_and_its_rows(
         """INSERT INTO tickets (id, account_id)
            SELECT id, account_id FROM json_to_recordset(%(rows)s::json) AS fresh (id text, account_id uuid)""",
     )
-    async with House(database_url, database_server) as house:
-        house.sql(
-            """CREATE TABLE tickets (id text PRIMARY KEY, account_id uuid, price int NOT NULL DEFAULT 30);
-               GRANT ALL ON tickets TO PUBLIC"""
-        )
+    house = House(database_url, database_server)
+    house.sql(
+        """CREATE TABLE tickets (id text PRIMARY KEY, account_id uuid, price int NOT NULL DEFAULT 30);
+           GRANT ALL ON tickets TO PUBLIC"""
+    )
+    async with house:
         one, two = house.cast.accounts[0].id, house.cast.accounts[1].id
 
         def buy(ticket: str, who: str) -> BuyTicket:
@@ -263,6 +265,22 @@ async def test_a_kind_brings_its_facts_and_its_rows(
         assert second[0].details["owner"] == one
         rows = house.sql("SELECT id, account_id::text FROM tickets ORDER BY id")
         assert rows == [("a", one), ("b", two), ("c", two)]
+        await house.check_clean()
+
+
+@on_reactor
+async def test_a_kind_that_writes_what_cannot_be_written_harms_nobody_else(
+    database_url: str, database_server: DatabaseServer
+) -> None:
+    async with House(database_url, database_server) as house:
+        one = house.cast.accounts[0].id
+        broken = [
+            Scribble(id=house.credit().id, account_id=one, writes=writes)
+            for writes in ((("nowhere", {}),), ((DELETED_USERS, object()),))
+        ]
+        outcomes = await house.submit(house.credit(0), broken[0], house.credit(1), broken[1], house.credit(2))
+        assert [type(outcome) for outcome in outcomes] == [Sealed, Refused, Sealed, Refused, Sealed]
+        assert {outcome.reason for outcome in outcomes if isinstance(outcome, Refused)} == {"database_error"}
         await house.check_clean()
 
 

@@ -23,6 +23,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from ledger.domain.errors import Refused
+from ledger.domain.policy import Caller
 from ledger.pubsub.sse import EventsResource
 from ledger.pubsub.websocket import websocket_resource
 from tests.pubsub.world import World, done
@@ -53,17 +54,40 @@ def pause(seconds: float) -> Deferred[None]:
     return turned
 
 
-class PlainFront:
+class PlainVisit:
     """Answers as plainly as can be."""
 
-    def begin(self, request: Any) -> None:
-        request.setHeader(b"X-Correlation-ID", b"c0ffee")
+    def __init__(self, request: Any) -> None:
+        self._request = request
 
-    def refuse(self, request: Any, refused: Refused) -> None:
+    def admit(self, caller: Caller | None) -> None:
+        assert caller is None or caller.client
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        assert self._request.method == b"GET"
+        return [(b"X-Correlation-ID", b"c0ffee")]
+
+    def refuse(self, refused: Refused) -> None:
+        request = self._request
         request.setResponseCode(refused.category.status)
         request.setHeader(b"Content-Type", b"application/json")
         request.write(json.dumps({"error": {"reason": refused.reason}}).encode())
         request.finish()
+
+    def refusal(self, refused: Refused) -> bytes:
+        assert self._request.method == b"GET"
+        return b"HTTP/1.1 %d\r\n\r\n%b" % (refused.category.status, refused.reason.encode())
+
+    def answer_without_get(self) -> None:
+        self.refuse(Refused("method_not_allowed"))
+
+
+class PlainFront:
+    """Lets everybody in."""
+
+    def visit(self, name: str, request: Any) -> PlainVisit:
+        assert name.startswith("GET /")
+        return PlainVisit(request)
 
 
 class Server:
@@ -73,6 +97,12 @@ class Server:
         raise_open_files()
         self.world = World(reactor)
         self.world.start()
+        self.port = reactor.listenTCP(0, self.site(timeout), interface="127.0.0.1", backlog=2000)
+        self.number: int = self.port.getHost().port
+        self.clients: list[Any] = []
+
+    def site(self, timeout: float) -> Any:
+        """The site, which has nothing but the live streams."""
         root: Any = Resource()  # type: ignore[no-untyped-call]
         api: Any = Resource()  # type: ignore[no-untyped-call]
         root.putChild(b"ws", websocket_resource(self.world.context, PlainFront(), reactor))
@@ -80,9 +110,7 @@ class Server:
         api.putChild(b"events", EventsResource(self.world.context, PlainFront()))
         site: Any = Site(root, timeout=timeout)  # type: ignore[no-untyped-call]
         site.log = lambda _request: None
-        self.port = reactor.listenTCP(0, site, interface="127.0.0.1", backlog=2000)
-        self.number: int = self.port.getHost().port
-        self.clients: list[Any] = []
+        return site
 
     async def websocket(self, headers: dict[str, str] | None = None, *, path: str = "/ws", small: bool = False) -> Ears:
         """A WebSocket client that is connected."""
@@ -201,7 +229,7 @@ class Reader(Protocol):
     def ask(self, method: str, path: str, headers: dict[str, str]) -> None:
         """Send a request without a body."""
         lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-        self.transport.write("\r\n".join(lines).encode())
+        self.transport.write("\r\n".join(lines).encode("latin-1"))
 
     def dataReceived(self, data: bytes) -> None:
         self.received += data

@@ -14,19 +14,20 @@ from tests.cleanliness import LoggedErrors
 from tests.pubsub.world import ALICE, USERS, World, account, identity
 
 ALL, ALICES, ALICE1 = "balance_updated", f"users:{USERS[ALICE]}", f"accounts:{account('alice1')}"
+ADMIN = "Bearer token-admin"
 
 
 class Client:
     """The other end of a session: what was sent to it, and how it was closed."""
 
-    def __init__(self, world: World, authorization: str | None = None, *, operator: bool = False) -> None:
+    def __init__(self, world: World, authorization: str | None = None) -> None:
         self.world = world
         self.messages: list[dict[str, Any]] = []
         self.closed: list[int] = []
         self.held = False
         self.aborted = False
         self.session = Session(world.context, self)
-        self.session.opened(authorization, operator)
+        self.session.opened(authorization)
 
     def say(self, message: object, *, binary: bool = False) -> None:
         """Send something to the server."""
@@ -139,24 +140,50 @@ def test_whoever_does_not_authenticate_in_time_is_closed(world: World) -> None:
     assert client.news() == []
 
 
-def test_the_operator_needs_no_token_and_may_become_somebody(world: World) -> None:
-    operator = Client(world, operator=True)
-    operator.subscribe(ALL)
-    assert [m["type"] for m in operator.news()] == ["subscribed"]
-    operator.say({"type": "auth", "token": "token-bob"})
-    assert operator.refusals() == ["invalid_request"]  # with somebody else's topics subscribed
-    operator.say({"type": "unsubscribe", "topic": ALL})
-    operator.say({"type": "auth", "token": "token-bob"})
-    operator.subscribe(ALL)
-    assert operator.refusals() == ["insufficient_permissions"]
-    world.settle(60)
-    assert operator.closed == []
-
-
-def test_an_operator_with_a_token_is_its_bearer(world: World) -> None:
-    client = Client(world, "Bearer token-bob", operator=True)
+def test_nobody_becomes_somebody_else_while_topics_are_subscribed(world: World) -> None:
+    client = Client(world, ADMIN)
+    client.subscribe(ALL)
+    assert [m["type"] for m in client.news()] == ["subscribed"]
+    for token in ("token-bob", "token-support"):  # the latter is the same user, in another role
+        client.say({"type": "auth", "token": token})
+        (error,) = client.news()
+        assert (error["reason"], error["details"]) == ("invalid_request", {"field": "token"})
+    world.commit("bob")
+    assert client.events() == [(ALL, 1, 0)]
+    client.say({"type": "unsubscribe", "topic": ALL})
+    client.say({"type": "auth", "token": "token-bob"})
     client.subscribe(ALL)
     assert client.refusals() == ["insufficient_permissions"]
+    world.settle(60)
+    assert client.closed == []
+
+
+def test_a_fresh_token_of_the_same_user_keeps_the_topics(world: World) -> None:
+    client = Client(world, "Bearer token-first")
+    client.subscribe(ALICES)
+    client.news()
+    client.say({"type": "auth", "token": "token-second"})
+    assert client.news() == []
+    world.tokens.revoke("token-first")
+    world.commit("alice2", "alice1")
+    assert client.events() == [(ALICES, 1, 0), (ALICES, 1, 1)]
+    assert client.closed == []
+    world.tokens.revoke("token-second")
+    assert client.closed == [4401]
+    client.session.lost()
+    assert world.tokens.watches == []
+
+
+def test_a_fresh_token_that_is_none_changes_nothing(world: World) -> None:
+    client = Client(world, "Bearer token-first")
+    client.subscribe(ALICES)
+    client.news()
+    client.say({"type": "auth", "token": "nonsense"})
+    assert client.refusals() == ["invalid_token"]
+    world.commit("alice1")
+    assert client.events() == [(ALICES, 1, 0)]
+    world.tokens.revoke("token-first")
+    assert client.closed == [4401]
 
 
 def test_a_revoked_token_closes(world: World) -> None:
@@ -225,6 +252,28 @@ def test_what_is_refused_leaves_the_connection_open(world: World, message: objec
     assert client.closed == []
 
 
+@pytest.mark.parametrize("kind", ["subscribe", "unsubscribe"])
+@pytest.mark.parametrize(
+    "topic",
+    ["x" * 513, "users:" + "x" * 50_000, ["x" * 600], {"x" * 600: None}, "\0" * 50_000],
+    ids=["too long", "longer", "list", "object", "escaped"],
+)
+def test_a_topic_that_is_too_long_is_not_repeated(world: World, kind: str, topic: object) -> None:
+    client = Client(world, "Bearer token-alice1")
+    client.say({"type": kind, "topic": topic})
+    (error,) = client.news()
+    assert (error["type"], error["reason"]) == ("error", "invalid_request")
+    assert "topic" not in error
+    assert len(str(error)) < 300
+
+
+def test_an_unknown_topic_of_a_length_that_is_read_is_repeated(world: World) -> None:
+    client = Client(world, "Bearer token-alice1")
+    client.subscribe("x" * 512)
+    (error,) = client.news()
+    assert (error["reason"], error["topic"]) == ("resource_not_found", "x" * 512)
+
+
 def test_binary_messages_are_refused(world: World) -> None:
     client = Client(world, "Bearer token-alice1")
     client.say({"type": "ping"}, binary=True)
@@ -256,8 +305,46 @@ def test_since_replays_and_goes_on(world: World) -> None:
     client.subscribe(ALICE1, since="2:0")
     world.commit("alice1")
     first, *rest = client.news()
-    assert first == {"type": "subscribed", "topic": ALICE1, "seq": 2}
+    assert first == {"type": "subscribed", "topic": ALICE1, "seq": 1}  # the last of which nothing more comes
     assert [(m["seq"], m["part"]) for m in rest] == [(2, 1), (3, 0), (3, 1), (4, 0)]
+
+
+@pytest.mark.parametrize(
+    ("since", "told"),
+    [("2:0", 1), ("2:1", 1), (2, 2), (None, 3), ("4:0", 3)],
+    ids=["a part", "the last part", "a record", "now", "not published yet"],
+)
+def test_whoever_resumes_from_what_it_was_told_loses_nothing(world: World, since: object, told: int) -> None:
+    for _ in range(3):
+        world.commit("alice1", "bob", "alice1")
+    world.settle()
+    world.journal.commit("alice1", "alice1")  # committed elsewhere, not heard of yet
+    client = Client(world, "Bearer token-alice1")
+    client.session.pause()  # so that a replay stays behind
+    client.subscribe(ALICE1, since=since)
+    client.subscribe(ALICE1)
+    assert [(m["type"], m["seq"]) for m in client.news()] == [("subscribed", told)] * 2
+    world.feed.head_moved(4)
+    world.settle()
+    client.session.resume()
+    heard = client.events()
+    other = Client(world, "Bearer token-alice1")
+    other.subscribe(ALICE1, since=told)
+    assert set(heard) <= set(other.events())
+
+
+def test_a_live_one_that_lags_is_told_where_it_is(world: World) -> None:
+    client = Client(world, "Bearer token-alice1")
+    client.subscribe(ALICE1)
+    world.commit("bob")
+    client.news()
+    client.session.pause()
+    world.commit("alice1", "alice1")
+    world.settle()
+    client.subscribe(ALICE1)
+    assert [(m["type"], m["seq"]) for m in client.news()] == [("subscribed", 1)]
+    client.session.resume()
+    assert client.events() == [(ALICE1, 2, 0), (ALICE1, 2, 1)]
 
 
 def test_subscribing_again_goes_on_undisturbed_or_starts_anew(world: World) -> None:
@@ -274,7 +361,7 @@ def test_subscribing_again_goes_on_undisturbed_or_starts_anew(world: World) -> N
 
 
 def test_one_connection_follows_only_so_many_topics(world: World) -> None:
-    client = Client(world, operator=True)
+    client = Client(world, ADMIN)
     for number in range(MOST_TOPICS + 1):
         client.subscribe(f"users:{identity('user', number)}")
     client.subscribe(f"users:{identity('user', 0)}")
@@ -315,7 +402,7 @@ def test_a_client_that_goes_away_while_it_is_checked_leaves_nothing_behind(world
 
 
 def test_a_full_connection_misses_nothing_when_it_drains(world: World) -> None:
-    client = Client(world, operator=True)
+    client = Client(world, ADMIN)
     client.subscribe(ALL)
     client.subscribe(ALICE1)
     client.news()
@@ -331,7 +418,7 @@ def test_a_full_connection_misses_nothing_when_it_drains(world: World) -> None:
 
 
 def test_one_that_does_not_keep_up_is_closed(world: World) -> None:
-    client = Client(world, operator=True)
+    client = Client(world, ADMIN)
     client.subscribe(ALL)
     client.news()
     client.session.pause()
@@ -344,7 +431,7 @@ def test_one_that_does_not_keep_up_is_closed(world: World) -> None:
 
 
 def test_one_that_asks_without_reading_is_closed(world: World) -> None:
-    client = Client(world, operator=True)
+    client = Client(world, ADMIN)
     client.session.pause()
     for _ in range(1_100):
         client.say({"type": "ping"})
@@ -354,7 +441,7 @@ def test_one_that_asks_without_reading_is_closed(world: World) -> None:
 
 
 def test_all_are_closed_when_the_server_stops(world: World) -> None:
-    clients = [Client(world, operator=True) for _ in range(3)]
+    clients = [Client(world, ADMIN) for _ in range(3)]
     stopped = Deferred.fromCoroutine(world.sockets.close_all())
     assert [client.closed for client in clients] == [[4503]] * 3
     clients[0].session.lost()
@@ -364,4 +451,17 @@ def test_all_are_closed_when_the_server_stops(world: World) -> None:
     assert stopped.called
     assert [client.aborted for client in clients] == [False, False, True]
     assert len(world.sockets) == 0
+    assert world.clock.getDelayedCalls() == []
+
+
+def test_one_that_finds_no_place_any_more_is_closed(world: World) -> None:
+    stopped = Deferred.fromCoroutine(world.sockets.close_all())
+    assert stopped.called
+    client = Client(world, ADMIN)  # its handshake was under way
+    assert client.closed == [4503]
+    client.subscribe(ALL)
+    assert client.news() == []
+    client.session.lost()
+    assert len(world.sockets) == world.sockets.strangers == 0
+    assert world.tokens.watches == []
     assert world.clock.getDelayedCalls() == []

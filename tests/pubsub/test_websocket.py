@@ -12,10 +12,13 @@ import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 from ledger.domain.accounts import Owner
+from ledger.domain.errors import unavailable
+from ledger.pubsub.sockets import Sockets
 from tests.pubsub.server import Server, asynchronous, pause, until
 from tests.pubsub.world import ASSET, account, expected, identity, record
 
 ALL, ALICE1 = "balance_updated", f"accounts:{account('alice1')}"
+ADMIN = {"Authorization": "Bearer token-admin"}
 BROWSER = {"Origin": "https://example.org"}
 
 
@@ -50,17 +53,35 @@ async def test_a_bad_header_is_told_and_closed(server: Server) -> None:
     assert await client.closed() == 4401
 
 
+@pytest.mark.parametrize("headers", [{}, BROWSER, {"X-Forwarded-For": "127.0.0.1"}], ids=str)
 @asynchronous
-async def test_a_direct_client_on_this_machine_is_the_operator(server: Server) -> None:
-    client = await server.websocket()
+async def test_without_a_token_nobody_is_anybody(server: Server, headers: dict[str, str]) -> None:
+    """Not even on this machine."""
+    client = await server.websocket(headers)
+    assert (await client.subscribe(ALL))["reason"] == "invalid_token"
+
+
+@pytest.mark.parametrize("role", ["admin", "support"])
+@asynchronous
+async def test_everything_is_for_admins_and_support(server: Server, role: str) -> None:
+    client = await server.websocket({"Authorization": f"Bearer token-{role}"})
     assert (await client.subscribe(ALL))["type"] == "subscribed"
 
 
-@pytest.mark.parametrize("headers", [BROWSER, {"X-Forwarded-For": "127.0.0.1"}, {"Origin": "null"}])
 @asynchronous
-async def test_a_page_or_a_proxy_is_not_the_operator(server: Server, headers: dict[str, str]) -> None:
-    client = await server.websocket(headers)
-    assert (await client.subscribe(ALL))["reason"] == "invalid_token"
+async def test_a_handshake_that_ends_when_there_is_no_place_any_more_is_closed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sockets, "admit", lambda _sockets: None)  # as it was when the handshake began
+    monkeypatch.setattr(Sockets, "add", refuse)
+    client = await server.websocket(ADMIN)
+    assert await client.closed() == 4503
+    assert len(server.world.sockets) == 0
+
+
+def refuse(*_given: Any, **_more: Any) -> None:
+    """There is no place."""
+    raise unavailable()
 
 
 @asynchronous
@@ -156,7 +177,7 @@ async def test_a_long_replay_turns_live_without_a_gap(server: Server) -> None:
     world = server.world
     world.feed.committed([world.journal.commit("alice1", "bob") for _ in range(15_000)])
     await until(lambda: world.feed.published == 15_000)
-    client = await server.websocket()
+    client = await server.websocket(ADMIN)
     await client.subscribe(ALL, since=10)
     while len(world.journal.records) < 15_200:
         world.commit("alice1", "bob")
@@ -170,7 +191,7 @@ async def test_a_replay_goes_no_faster_than_it_is_read(server: Server) -> None:
     world = server.world
     world.feed.committed([world.journal.commit("bob") for _ in range(40_000)])
     await until(lambda: world.feed.published == 40_000)
-    client = await server.websocket(small=True)
+    client = await server.websocket(ADMIN, small=True)
     client.transport.pauseProducing()
     client.say({"type": "subscribe", "topic": ALL, "since": 0})
     session: Any = next(iter(world.sockets._open))
@@ -187,8 +208,8 @@ async def test_a_replay_goes_no_faster_than_it_is_read(server: Server) -> None:
 @asynchronous
 async def test_a_slow_reader_is_closed_and_resumes(server: Server) -> None:
     world = server.world
-    client = await server.websocket(small=True)
-    other = await server.websocket()
+    client = await server.websocket(ADMIN, small=True)
+    other = await server.websocket(ADMIN)
     await client.subscribe(ALL)
     await other.subscribe(ALL)
     client.transport.pauseProducing()
@@ -199,7 +220,7 @@ async def test_a_slow_reader_is_closed_and_resumes(server: Server) -> None:
         await pause(0)
     client.transport.resumeProducing()
     assert await client.closed() == 4408
-    again = await server.websocket()
+    again = await server.websocket(ADMIN)
     seen = places(client.messages)
     await again.subscribe(ALL, since=f"{seen[-1][1]}:{seen[-1][2]}")
     last = len(world.journal.records)
@@ -211,7 +232,7 @@ async def test_a_slow_reader_is_closed_and_resumes(server: Server) -> None:
 
 @asynchronous
 async def test_a_flood_of_questions_that_is_not_read_is_cut(server: Server) -> None:
-    client = await server.websocket(small=True)
+    client = await server.websocket(ADMIN, small=True)
     client.transport.pauseProducing()
     session: Any = next(iter(server.world.sockets._open))
     for _ in range(3_000):
@@ -238,7 +259,7 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(server: Server) -> N
 async def test_an_idle_connection_outlives_the_timeout_of_requests() -> None:
     server = Server(timeout=0.2)
     try:
-        client = await server.websocket()
+        client = await server.websocket(ADMIN)
         await client.subscribe(ALL)
         await pause(0.6)
         server.world.commit("bob")
@@ -285,7 +306,7 @@ async def test_a_thousand_subscribers(server: Server) -> None:
     world.context.directory.owners = owners  # type: ignore[attr-defined]
     clients: list[Any] = []
     for _ in range(10):
-        clients += await gatherResults([Deferred.fromCoroutine(server.websocket()) for _ in range(100)])
+        clients += await gatherResults([Deferred.fromCoroutine(server.websocket(ADMIN)) for _ in range(100)])
     for number, client in enumerate(clients, 1000):
         client.say({"type": "subscribe", "topic": f"accounts:{identity('account', number)}"})
     await until(lambda: all(client.messages for client in clients))

@@ -137,13 +137,19 @@ class Tokens:
         self.callers = {
             f"token-{name}": Caller("account", owner.account_id, owner.user_id) for name, owner in ACCOUNTS.items()
         }
+        for role in ("admin", "support"):
+            self.callers[f"token-{role}"] = Caller("user", user_id=identity("user", 10), role=role)
+        for session in ("first", "second"):  # two logins of one user, or the tokens before and after a refresh
+            self.callers[f"token-{session}"] = Caller("user", user_id=USERS[ALICE], role="user", session_id=session)
         self.watches: list[tuple[str, Callable[[], None]]] = []
         self.away = False
         self.pending: Deferred[None] | None = None
+        self.waiting = 0
 
     async def authenticate(self, token: str) -> Caller:
         """The bearer of a token."""
         if self.pending is not None:
+            self.waiting += 1
             await self.pending
         if self.away:
             raise Refused("service_unavailable")

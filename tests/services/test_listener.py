@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, fail
 
 from ledger.domain.errors import ConfigurationError
 from ledger.services import listener as listener_module
@@ -27,12 +27,17 @@ class Notes:
         self.listener = Listener(url, reactor)
         self.hearing: list[bool] = []
         self.heard: list[str] = []
+        self.failures = 0
         self.listener.on("news", self.heard.append)
         self.listener.tell(self)
 
-    def connected(self) -> None:
-        """Note it."""
+    def connected(self) -> Deferred[None] | None:
+        """Note it, or fail."""
         self.hearing.append(True)
+        if not self.failures:
+            return None
+        self.failures -= 1
+        return fail(ConnectionLost("no server"))
 
     def disconnected(self) -> None:
         """Note it."""
@@ -85,6 +90,22 @@ async def test_it_comes_back_and_says_so(database_url: str, database_server: Dat
     assert notes.hearing == [True] + [False, True] * 3
     assert notes.heard == ["1", "2", "3"]
     notes.listener.stop()
+
+
+@on_reactor
+async def test_an_ear_that_fails_is_told_again_while_it_lasts(database_url: str) -> None:
+    notes = Notes(database_url)
+    notes.failures = 3
+    await notes.listener.start()
+    await until(partial(counts, notes.hearing, 4))
+    notes.listener.stop()
+    assert notes.hearing == [True] * 4 + [False]
+    notes.failures = 9
+    await notes.listener.start()
+    notes.listener.stop()
+    notify(database_url, "nobody hears")
+    await pause(0.2)
+    assert notes.hearing[5:] == [True, False]
 
 
 @on_reactor

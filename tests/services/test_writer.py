@@ -39,6 +39,7 @@ class Unreliable(MemoryJournal):
         self.down = False
         self.connected = False
         self.commits: list[int] = []
+        self.ahead: list[list[str]] = []
         self.opened = 0
 
     def fails(self, operation: str, *how: Exception | Deferred[None] | None) -> None:
@@ -68,6 +69,9 @@ class Unreliable(MemoryJournal):
 
     def close(self) -> None:
         self.connected = False
+
+    def look_ahead(self, commands: Sequence[Command]) -> None:
+        self.ahead.append([command.id for command in commands])
 
     async def read_facts(self, commands: Sequence[Command]) -> Book:
         await self._step("read_facts")
@@ -619,3 +623,37 @@ def test_whatever_fails_everyone_is_told_one_true_thing(program: list[str | int]
     desk.turn()
     assert stopped.called
     assert desk.clock.getDelayedCalls() == []
+
+
+def test_a_full_batch_is_taken_while_the_one_before_is_kept() -> None:
+    desk = Desk(batch=2)
+    append: Deferred[None] = Deferred()
+    desk.store.fails("append", append)
+    commands = [desk.credit() for _ in range(5)]
+    desk.send(*commands)
+    desk.turn()
+    assert desk.store.ahead == [[command.id for command in commands[2:4]]]
+    append.callback(None)
+    desk.turn()
+    assert desk.outcomes(commands) == ["posted"] * 5
+    assert desk.store.commits == [2, 2, 1]
+
+
+@pytest.mark.parametrize(("lost", "outcome"), [(KEPT, "posted"), (ConnectionLost("before"), "not_done")])
+def test_what_was_taken_early_is_refused_with_what_waits(lost: ConnectionLost, outcome: str) -> None:
+    desk = Desk(batch=2)
+    desk.store.fails("append", lost)
+    commands = [desk.credit() for _ in range(5)]
+    desk.send(*commands)
+    desk.turn(1)
+    assert desk.outcomes(commands) == [outcome, outcome, "not_done", "not_done", "not_done"]
+
+
+def test_what_was_taken_early_comes_after_the_halves_of_what_broke() -> None:
+    desk = Desk(batch=2)
+    commands = [desk.credit() for _ in range(4)]
+    desk.store.poison = {commands[1].id}
+    desk.send(*commands)
+    desk.turn()
+    assert desk.outcomes(commands) == ["posted", "database_error", "posted", "posted"]
+    assert [one.record.id for one in desk.published] == [commands[0].id, commands[2].id, commands[3].id]

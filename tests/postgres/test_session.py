@@ -1,0 +1,93 @@
+"""One connection: its settings, the time it has to connect, and what counts as passing."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from ledger.store.postgres import ConnectionLost, Session, StatementFailed
+from tests.postgres.house import on_reactor, reactor, until
+
+
+def silent_url(silent: socket.socket) -> str:
+    """A database that takes connections and says nothing."""
+    return f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d"
+
+
+@on_reactor
+async def test_a_silent_server_is_given_up_in_five_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = reactor.seconds()
+        session = Session(reactor, deadline=60.0)
+        with pytest.raises(ConnectionLost):
+            await session.open(silent_url(silent))
+        assert 4.5 < reactor.seconds() - began < 20
+        hasty = Session(reactor, deadline=0.1)
+        with pytest.raises(ConnectionLost):
+            await hasty.open(silent_url(silent))
+        assert not hasty.is_open
+
+
+@on_reactor
+async def test_who_connects_in_vain_can_be_cancelled() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        session = Session(reactor)
+        opening = Deferred.fromCoroutine(session.open(silent_url(silent)))
+        opening.cancel()
+        with pytest.raises(ConnectionLost):
+            await opening
+        assert not session.is_open
+
+
+@on_reactor
+async def test_a_statement_that_is_cancelled_closes_its_connection(database_url: str) -> None:
+    session = Session(reactor)
+    await session.open(database_url)
+    running = Deferred.fromCoroutine(session.run("SELECT pg_sleep(60)"))
+    running.cancel()
+    with pytest.raises(ConnectionLost):
+        await running
+    assert not session.is_open
+
+
+@on_reactor
+async def test_the_urls_settings_hold_unless_ours_say_otherwise(database_url: str) -> None:
+    more = "&" if "?" in database_url else "?"
+    session = Session(reactor)
+    await session.open(
+        f"{database_url}{more}options=-c%20work_mem%3D7MB%20-c%20statement_timeout%3D1", statement_timeout=10_000
+    )
+    for name, value in (("work_mem", "7MB"), ("statement_timeout", "10s"), ("application_name", "ledger")):
+        assert await session.run("SELECT current_setting(%s)", (name,)) == [(value,)]
+    session.close()
+
+
+@on_reactor
+async def test_how_a_dead_network_is_noticed_may_be_said_in_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    def connect(_: object, **settings: object) -> Deferred[None]:
+        asked.append(settings)
+        return Deferred(lambda answer: answer.callback(None))
+
+    monkeypatch.setattr("ledger.store.postgres._Connection.connect", connect)
+    for query in ("", "?keepalives_idle=60&tcp_user_timeout=1"):
+        Deferred.fromCoroutine(Session(reactor).open(f"postgresql://u@h/d{query}")).cancel()
+    await until(lambda: len(asked) == 2)
+    assert [(str(one["keepalives_idle"]), str(one["tcp_user_timeout"])) for one in asked] == [
+        ("5", "10000"),
+        ("60", "1"),
+    ]
+    assert asked[0]["dbname"] == "d"
+
+
+@on_reactor
+async def test_a_database_that_can_only_be_read_is_a_passing_trouble(database_url: str) -> None:
+    session = Session(reactor)
+    await session.open(database_url, default_transaction_read_only="on")
+    with pytest.raises(StatementFailed) as failed:
+        await session.run("CREATE TABLE notes (n int)")
+    assert (failed.value.sqlstate, failed.value.is_passing) == ("25006", True)
+    session.close()
