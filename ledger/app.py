@@ -18,10 +18,15 @@ from ledger.pubsub.hub import Hub
 from ledger.pubsub.sockets import STOPPING, Sockets
 from ledger.pubsub.sse import EventsResource
 from ledger.pubsub.websocket import websocket_resource
+from ledger.resources.addresses import Addresses
+from ledger.resources.documentation import documentation
 from ledger.resources.exchange import Exchange
+from ledger.resources.guards import Guards
 from ledger.resources.live import LiveFront
+from ledger.resources.rate_limit import RateLimiter
 from ledger.resources.routes import all_endpoints
 from ledger.resources.site import LedgerSite
+from ledger.services.audit import Audit
 from ledger.services.balance_watcher import BalanceWatcher
 from ledger.services.child import Child
 from ledger.services.core import Core
@@ -30,8 +35,16 @@ from ledger.services.database import Database
 from ledger.services.embedded_postgres import EmbeddedPostgres
 from ledger.services.feed import FeedService
 from ledger.services.http import Http
+from ledger.services.ids import new_id
+from ledger.services.jwt_secret import kept_secret
 from ledger.services.ladder import Ladder, end_process
+from ledger.services.login_guard import LoginGuard
 from ledger.services.passwords import Passwords
+from ledger.services.periodic import Periodic
+from ledger.services.sessions import Sessions
+from ledger.services.signing import Signer
+from ledger.services.users import Users
+from ledger.services.wallets import Wallets
 from ledger.services.writer import Writer
 from ledger.store import tokens
 from ledger.store.journal import CHANNEL, JournalWriter
@@ -40,6 +53,7 @@ from ledger.store.reader import JournalReader
 log = Logger()
 
 NAME: Final = "ledger"
+_HOUR: Final = 3600.0
 
 
 class _Access:
@@ -76,8 +90,15 @@ def build(config: Config, reactor: Any) -> Ladder:
     feed = Feed(JournalReader(database.pool), Hub(), reactor)
     writer = Writer(JournalWriter(reactor, url), reactor, feed.committed)
     passwords = Passwords(reactor)
-    credentials = Credentials(database.pool)
-    core = Core(config, database, writer, passwords, credentials, ladder.status)
+    guard = LoginGuard(reactor.seconds, enabled=config.rate_limit is not None)
+    signer = Signer(_secret(config), reactor.seconds)
+    credentials = Credentials(database.pool, signer, reactor)
+    sessions = Sessions(database.pool, signer, passwords, credentials, new_id, guard)
+    stopped = credentials.stopped
+    users = Users(config, database.pool, writer.submit, passwords, guard, stopped, new_id, reactor)
+    audit = Audit(database.pool, reactor, new_id)
+    wallets = Wallets(config, database.pool, stopped, new_id, reactor)
+    core = Core(config, database, writer, credentials, users, sessions, audit, wallets, ladder.status)
 
     listener = database.listener
     listener.on(CHANNEL, lambda head: feed.head_moved(int(head)))
@@ -86,26 +107,38 @@ def build(config: Config, reactor: Any) -> Ladder:
     listener.tell(credentials)
 
     sockets = Sockets(reactor)
-    exchange = Exchange(core, reactor.seconds, os.urandom)
+    limiter = None if config.rate_limit is None else RateLimiter(*config.rate_limit, seconds=reactor.seconds)
+    guards = Guards(Addresses(config.trusted_proxies), limiter, audit.record)
+    exchange = Exchange(core, guards, reactor.seconds, os.urandom)
     access = _Access(core, credentials)
     context = Context(feed, access, access, sockets, reactor)
     front = LiveFront(exchange)
     endpoints = all_endpoints(core, reactor.seconds, str(config.data_dir) if config.database is None else "/")
-    live = {"/ws": websocket_resource(context, front, reactor), "/api/events": EventsResource(context, front)}
-    site = LedgerSite(reactor, exchange, endpoints, live)
+    pages: dict[str, Any] = {
+        "/ws": websocket_resource(context, front, reactor),
+        "/api/events": EventsResource(context, front),
+        **documentation(front, reactor),
+    }
+    site = LedgerSite(reactor, exchange, endpoints, pages)
     http = Http(
         reactor,
         site,
         config.listen,
         reuse_port=config.reuse_port,
         close_sockets=lambda: sockets.close_all(STOPPING),
+        reopen_sockets=sockets.reopen,
     )
 
-    children += [database, passwords, FeedService(feed), writer, BalanceWatcher(feed.hub), http]
+    pruning = Periodic("session pruning", _HOUR, sessions.prune, reactor, leans_on=("database",))
+    children += [database, passwords, FeedService(feed), writer, audit, pruning, BalanceWatcher(feed.hub), http]
     for child in children:
         ladder.addService(child)
     ladder.on_started(lambda: _announce(http.addresses))
     return ladder
+
+
+def _secret(config: Config) -> bytes:
+    return kept_secret(config.data_dir) if config.jwt_secret is None else config.jwt_secret.reveal().encode()
 
 
 def _announce(addresses: Sequence[str]) -> None:
@@ -113,4 +146,4 @@ def _announce(addresses: Sequence[str]) -> None:
         log.info("Ledger listens on {address}", address=address)
     if addresses:
         body = msgspec.json.encode({"name": "Ada", "email": "ada@example.com", "password": "correct horse"}).decode()
-        log.info("Try: curl -s {address}/users -d '{body}'", address=addresses[0], body=body)
+        log.info("Try: curl -s {address}/users -d '{body}'", address=addresses[0], body=body, is_example=True)

@@ -13,8 +13,11 @@ from twisted.internet.endpoints import serverFromString
 
 from ledger.domain.errors import ConfigurationError, Refused
 from ledger.domain.money import DEFAULT_MAX_AMOUNT, MAX_AMOUNT, asset_of
+from ledger.domain.secret import Secret
 
 _POOL_LIMIT: Final = 80
+_SECRET_VARIABLE: Final = "LEDGER_JWT_SECRET"
+_LEAST_SECRET: Final = 32
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Config:
     database: str | None
     data_dir: Path
     pool_size: int
+    jwt_secret: Secret | None  # None: one is made and kept in the data directory
     rate_limit: tuple[int, int] | None
     currency: str
     max_amount: int
@@ -77,6 +81,19 @@ def _number(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _secret(text: str) -> Secret:
+    if len(text.encode()) < _LEAST_SECRET:
+        raise ValueError(f"the secret must have at least {_LEAST_SECRET} bytes")
+    return Secret(text)
+
+
+def _secret_file(text: str) -> Secret:
+    try:
+        return _secret(Path(text).read_text().strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {text}: {getattr(error, 'strerror', None) or 'not text'}") from None
 
 
 def _rate(text: str) -> tuple[int, int] | None:
@@ -143,6 +160,7 @@ OPTIONS: Final = (
     Option("database", "database", _database, None, "a PostgreSQL URL; left out: embedded PostgreSQL"),
     Option("data-dir", "data_dir", lambda text: Path(text).absolute(), None, "where the embedded database lives"),
     Option("pool-size", "pool_size", _number(1, _POOL_LIMIT), "5", "connections for reads and short work"),
+    Option("jwt-secret-file", "jwt_secret", _secret_file, None, f"a file with the secret, or {_SECRET_VARIABLE}"),
     Option("rate-limit", "rate_limit", _rate, "100/60", "requests per seconds and client, or 0"),
     Option("currency", "currency", _currency, "USD", "the currency of first accounts"),
     Option(
@@ -184,5 +202,10 @@ def read_config(given: Mapping[str, Sequence[str]], environ: Mapping[str, str]) 
         except ValueError as error:
             raise ConfigurationError(f"--{option.name}: {error}") from error
         values[option.field] = read if option.repeats else next(iter(read[-1:]), None)
+    if values["jwt_secret"] is None and environ.get(_SECRET_VARIABLE):
+        try:
+            values["jwt_secret"] = _secret(environ[_SECRET_VARIABLE])
+        except ValueError as error:
+            raise ConfigurationError(f"{_SECRET_VARIABLE}: {error}") from None
     values["data_dir"] = values["data_dir"] or default_data_dir()
     return Config(**values)

@@ -2,11 +2,13 @@
 
 import resource
 import signal
+from contextlib import suppress
 from typing import Any
 
 from twisted.python import usage
 
 from ledger.app import build
+from ledger.domain.errors import ConfigurationError
 from ledger.logs import observer_for
 from ledger.options import ServerOptions
 from ledger.services.collector import collect_seldom
@@ -19,9 +21,12 @@ class Options(ServerOptions):
     def postOptions(self) -> None:
         """Check everything at once."""
         try:
-            super().postOptions()
+            config = self.config()
         except usage.UsageError as error:
             raise SystemExit(f"ledger: {error}") from error
+        if config.database is not None and config.jwt_secret is None:
+            # One made here would be unknown to other servers on that database.
+            raise SystemExit("ledger: --jwt-secret-file: with --database, name a file with a secret of 32 bytes")
 
 
 def makeService(options: ServerOptions) -> Ladder:
@@ -32,7 +37,10 @@ def makeService(options: ServerOptions) -> Ladder:
     reactor: Any = installed
     _allow_many_sockets()
     config = options.config()
-    ladder = build(config, reactor)
+    try:
+        ladder = build(config, reactor)
+    except ConfigurationError as error:
+        raise SystemExit(f"ledger: {error}") from error
     ladder.log_observer = observer_for(options.parent or {}, config.log_format)
     ladder.on_started(collect_seldom)
     reactor.addSystemEventTrigger("before", "shutdown", _stop_once)
@@ -42,7 +50,8 @@ def makeService(options: ServerOptions) -> Ladder:
 def _allow_many_sockets() -> None:
     # The usual soft limit of 1,024 open files is one that subscribers reach; the hard one is the administrator's word.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with suppress(ValueError, OSError):  # macOS takes no "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _stop_once() -> None:

@@ -23,7 +23,7 @@ FLOORS = {
     "domain": set[str](),
     "version": set[str](),
     "config": {"domain"},
-    "logs": {"domain"},
+    "logs": {"domain", "services"},
     "store": {"domain"},
     "pubsub": {"domain"},
     "services": {"domain", "store", "pubsub", "config", "version"},
@@ -32,6 +32,7 @@ FLOORS = {
     "app": {"domain", "store", "pubsub", "services", "resources", "config", "version"},
     "tap": {"domain", "services", "app", "config", "options", "logs", "version"},
     "cli": {"domain", "store", "services", "resources", "app", "config", "options", "logs", "version"},
+    "games": {"domain", "store"},
 }
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

@@ -1,4 +1,4 @@
-"""Credit and debit: money that comes in from outside, or goes out to it."""
+"""Credit and debit, topup and charge: money that comes in from outside, or goes out to it."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -8,8 +8,9 @@ import msgspec
 from ledger.domain.accounts import world_id
 from ledger.domain.commands import ACCOUNTS, Book, Command, Draft, Leg
 from ledger.domain.errors import Refused
-from ledger.domain.journal import Record, canonical, entry_id
+from ledger.domain.journal import Entry, Record, canonical, entry_id
 from ledger.domain.money import MAX_AMOUNT, asset_named, format_amount
+from ledger.domain.transactions import Transaction
 
 
 class CashAnswer(msgspec.Struct, frozen=True):
@@ -54,13 +55,18 @@ class Cash(Command, frozen=True, kw_only=True, gc=False):
             limit = format_amount(self.most, asset_named(self.asset).scale)
             raise Refused("amount_exceeds_limit", field="amount", limit=limit)
 
+    def own_entry(self, record: Record) -> tuple[str, Entry]:
+        """Return what the record did to the account, with its id."""
+        index, entry = next((i, e) for i, e in enumerate(record.entries) if e.account == self.account_id)
+        return entry_id(record.id, index), entry
+
     def answer(self, record: Record) -> bytes:
         """The account's own transaction and the balance after it."""
-        index, entry = next((i, e) for i, e in enumerate(record.entries) if e.account == self.account_id)
+        transaction_id, entry = self.own_entry(record)
         scale = asset_named(self.asset).scale
         return canonical(
             CashAnswer(
-                id=entry_id(record.id, index),
+                id=transaction_id,
                 account_id=self.account_id,
                 user_id=self.user_id,
                 amount=format_amount(self.amount, scale),
@@ -93,3 +99,36 @@ class Debit(Cash, frozen=True, kw_only=True, gc=False):
         """Move the amount from the account to the world, if the account can spend it."""
         self.require_within_limit()
         return Draft(book.post((Leg(self.account_id, world_id(self.asset), self.amount),)))
+
+
+class _OfWallet(Cash, frozen=True, kw_only=True, gc=False):
+    """What is told as it stands in the list of the account's transactions."""
+
+    def answer(self, record: Record) -> bytes:
+        """The account's own transaction."""
+        transaction_id, entry = self.own_entry(record)
+        scale = asset_named(self.asset).scale
+        return canonical(
+            Transaction(
+                id=transaction_id,
+                type=entry.type,
+                kind=record.kind,
+                amount=format_amount(self.amount, scale),
+                balance=format_amount(entry.balance, scale),
+                description=record.description,
+                timestamp=record.posted_at,
+                transfer_id=record.id,
+            )
+        )
+
+
+class Topup(_OfWallet, Credit, frozen=True, kw_only=True, gc=False):
+    """A wallet is filled."""
+
+    kind: ClassVar[str] = "topup"
+
+
+class Charge(_OfWallet, Debit, frozen=True, kw_only=True, gc=False):
+    """A wallet pays."""
+
+    kind: ClassVar[str] = "charge"

@@ -62,7 +62,11 @@ class Command(msgspec.Struct, metaclass=_Kind, frozen=True, kw_only=True, gc=Fal
 
     @abstractmethod
     def content(self) -> Any:
-        """What makes two requests the same request."""
+        """What this kind has of its own that makes two requests the same request."""
+
+    def request(self) -> Any:
+        """All that makes two requests the same request."""
+        return (self.kind, self.content(), self.description, self.metadata)
 
     @abstractmethod
     def decide(self, book: "Book") -> Draft:
@@ -109,6 +113,7 @@ class Book:
         self.facts = {} if facts is None else facts
         self.touched: dict[str, Account] = {}
         self._undo: list[tuple[Account, str, int, int, int, int]] = []
+        self._noted: list[tuple[dict[str, Any], str, Any]] = []
 
     def account(self, account_id: str) -> Account:
         """Return an account's state at this point of the batch, or refuse with `account_not_found`."""
@@ -168,11 +173,29 @@ class Book:
             (account, account.status, account.balance, account.held, account.credit_limit, account.version)
         )
 
+    def note(self, fact: str, row_id: str, row: Any) -> None:
+        """Bring a fact forward, so that later commands see it; a refusal takes it back."""
+        self._put(self.facts[fact], row_id, row)
+
+    def open(self, account: Account) -> None:
+        """Add an account that the command at hand opens; a refusal takes it back."""
+        self._put(self.accounts, account.id, account)
+
+    def _put(self, rows: dict[str, Any], row_id: str, row: Any) -> None:
+        self._noted.append((rows, row_id, rows.get(row_id)))
+        rows[row_id] = row
+
     def _restore(self) -> None:
         for account, status, balance, held, limit, version in reversed(self._undo):
             account.status, account.balance, account.held = status, balance, held
             account.credit_limit, account.version = limit, version
         self._undo.clear()
+        for rows, row_id, before in reversed(self._noted):
+            if before is None:
+                del rows[row_id]
+            else:
+                rows[row_id] = before
+        self._noted.clear()
 
     def decide(self, command: Command) -> Outcome:
         """Decide one command; what is refused, for whatever cause, leaves the book as it was."""
@@ -192,6 +215,7 @@ class Book:
         for before in self._undo:
             self.touched[before[0].id] = before[0]
         self._undo.clear()
+        self._noted.clear()
         self.head = Head(sealed.record.seq, sealed.hash)
         if command.key is not None:
             self.known[command.scope, command.key] = sealed.record
@@ -217,9 +241,8 @@ class Book:
 
 
 def fingerprint_of(command: Command) -> str:
-    """Return the digest of a command's content: equal for the same request, however it was written."""
-    content = (command.kind, command.content(), command.description, command.metadata)
-    return f"{FINGERPRINT_FORM}:{blake2b(canonical(content), digest_size=16).hexdigest()}"
+    """Return the digest of what a command asks for: equal for the same request, however it was written."""
+    return f"{FINGERPRINT_FORM}:{blake2b(canonical(command.request()), digest_size=16).hexdigest()}"
 
 
 def decide(book: Book, commands: Sequence[Command]) -> list[Outcome]:

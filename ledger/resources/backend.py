@@ -10,7 +10,11 @@ from twisted.internet.defer import Deferred
 from ledger.domain.accounts import Account, Owner
 from ledger.domain.commands import Command, Replayed, Sealed
 from ledger.domain.policy import Caller
-from ledger.services.core import Health, Registered
+from ledger.services.audit import Audit
+from ledger.services.core import Health
+from ledger.services.sessions import Sessions
+from ledger.services.users import Users
+from ledger.services.wallets import Wallets
 
 
 class Config(Protocol):
@@ -33,9 +37,17 @@ class Backend(Protocol):
 
     @property
     def config(self) -> Config: ...
+    @property
+    def users(self) -> Users: ...
+    @property
+    def sessions(self) -> Sessions: ...
+    @property
+    def audit(self) -> Audit: ...
+    @property
+    def wallets(self) -> Wallets: ...
 
     def authenticate(self, token: str) -> Caller | Awaitable[Caller]:
-        """Return who bears a token, or refuse with `invalid_token`."""
+        """Return who bears a token, or refuse with `invalid_token`, `token_expired` or `invalid_token_type`."""
         ...
 
     def owner(self, account_id: str) -> Owner | Awaitable[Owner | None] | None:
@@ -52,10 +64,6 @@ class Backend(Protocol):
 
     async def account_state(self, account_id: str) -> tuple[Account, str]:
         """Return an account's committed state and the instant it was read at."""
-        ...
-
-    async def register(self, name: str, email: str, password: str) -> Registered:
-        """Make a user and the first account in one transaction, or refuse with `email_already_exists`."""
         ...
 
     def new_id(self) -> str:

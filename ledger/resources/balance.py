@@ -6,7 +6,7 @@ import msgspec
 
 from ledger.domain.errors import Refused
 from ledger.domain.money import asset_named, format_amount
-from ledger.domain.policy import Caller
+from ledger.domain.policy import Action, Caller
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import Answer, Call, Endpoint
 from ledger.resources.money import account_meant
@@ -45,6 +45,7 @@ class BalanceEndpoints:
                 "/balance",
                 self.balance,
                 summary="The balance of a user's account",
+                policy=Action.READ_BALANCE,
                 aliases=("/api/balance",),
                 query=BalanceQuery,
                 answer=BalanceAnswer,
@@ -56,7 +57,7 @@ class BalanceEndpoints:
         """Read the committed state of the account."""
         user_id = call.query.user_id or caller.user_id
         if user_id is not None:
-            account_id = (await account_meant(self._backend, caller, user_id, None)).account_id
+            account_id = (await account_meant(self._backend, caller, Action.READ_BALANCE, user_id, None)).account_id
         elif caller.account_id is not None:
             account_id = caller.account_id
         else:

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from ledger.domain.policy import Caller
+from ledger.domain.policy import Action, is_open
 from ledger.resources.reading import Reader
 
 MIB: Final = 1 << 20
 
 B = TypeVar("B")
 Q = TypeVar("Q")
-
-
-class Access(Enum):
-    """Who may call: anyone, whoever bears a token, or admins, among them the operator on this machine."""
-
-    OPEN = "open"
-    CALLER = "caller"
-    ADMIN = "admin"
 
 
 @dataclass(slots=True)
@@ -35,6 +26,8 @@ class Call(Generic[B, Q]):
     params: Mapping[str, str]
     key: str | None
     correlation_id: str
+    address: str = ""  # of the client
+    notes: dict[str, Any] = field(default_factory=dict)  # what the audit log shall say of it besides: no secrets
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -46,7 +39,7 @@ class Answer(msgspec.Struct, frozen=True):
     replayed: bool = False
 
 
-Handler = Callable[[Any, Any], Awaitable[Answer]]  # (caller, call): the caller is None where anyone may call
+Handler = Callable[[Any, Any], Awaitable[Answer]]  # (caller, call): the caller is None where it is not known
 
 
 @dataclass(frozen=True)
@@ -57,23 +50,26 @@ class Endpoint:
     path: str  # as Klein writes it: /api/accounts/<id>
     handler: Handler
     summary: str
-    access: Access = Access.CALLER
-    permits: Callable[[Caller], None] | None = None  # refuses what the role alone decides
+    policy: Action
+    knows_caller: bool = False  # where anyone may call: whether a token that is sent along is looked at
     aliases: tuple[str, ...] = ()
     body: type[msgspec.Struct] | None = None
     query: type[msgspec.Struct] | None = None
     answer: Any = None
     status: int = 200
+    also: tuple[int, ...] = ()  # other statuses that the same answer may come with
     refuses: tuple[str, ...] = ()
     idempotent: bool = False
     hot: bool = False
     envelope: bool = True
     rate_limited: bool = True
     body_limit: int = MIB
+    is_open: bool = field(init=False, repr=False, compare=False)  # whether anyone may call
     read_body: Reader[Any] | None = field(init=False, repr=False, compare=False)
     read_query: Reader[Any] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "is_open", is_open(self.policy))
         object.__setattr__(self, "read_body", self.body and Reader(self.body))
         object.__setattr__(self, "read_query", self.query and Reader(self.query))
 

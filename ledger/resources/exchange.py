@@ -1,8 +1,8 @@
 """The way of a request from any HTTP adapter to its endpoint and back; every check stands here, in its order.
 
-Body limit, authentication, role, idempotency key, body and query, handler, envelope; whatever is refused on the
-way is rendered in one place, and what was not foreseen is logged and answered 500. An operation that was begun is
-never cancelled: what an adapter gets is not a Deferred but one call of `deliver`, and it may have lost interest.
+Authentication, rate limit, role, body limit, idempotency key, body and query, handler, envelope; whatever is refused
+on the way is rendered in one place, and what was not foreseen is logged and answered 500. An operation that was begun
+is never cancelled: what an adapter gets is not a Deferred but one call of `deliver`, and it may have lost interest.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ledger.domain.errors import Refused
-from ledger.domain.policy import OPERATOR, Caller, require_admin
-from ledger.pubsub.loopback import operator_allowed
+from ledger.domain.policy import Caller, require_role
 from ledger.resources.answers import Headers, Instant, Outgoing, enveloped, refusal, to_json
 from ledger.resources.backend import Backend
 from ledger.resources.counts import Allowance, Counts
-from ledger.resources.endpoint import Access, Answer, Call, Endpoint
+from ledger.resources.cross_origin import CrossOrigin
+from ledger.resources.endpoint import Answer, Call, Endpoint
+from ledger.resources.guards import Guards
+from ledger.services.correlation import correlation
 
 SLOW: Final = 1.0
 LOGGED_REFUSALS_A_SECOND: Final = 10
@@ -32,8 +34,6 @@ _fail_into: Any = Failure.throwExceptionIntoGenerator  # Twisted leaves it witho
 _is_correlation_id = re.compile(rb"[\x20-\x7e]{1,128}\Z").match
 _is_key = re.compile(rb"[\x20-\x7e]{1,255}\Z").match
 _is_bearer = re.compile(rb"bearer +([\x21-\x7e]{1,4096})\Z", re.IGNORECASE).match
-_EXPOSED: Final = b"X-Correlation-ID, Idempotent-Replayed, Retry-After, Location"
-_ACCEPTED: Final = b"Authorization, Content-Type, Idempotency-Key, X-Correlation-ID"
 
 
 class HeaderFields(Protocol):
@@ -58,11 +58,14 @@ class Exchange:
 
     _log = Logger()
 
-    def __init__(self, backend: Backend, seconds: Callable[[], float], random: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, backend: Backend, guards: Guards, seconds: Callable[[], float], random: Callable[[int], bytes]
+    ) -> None:
         self._backend = backend
+        self._guards = guards
         self._seconds = seconds
         self._random = random
-        self._origins = frozenset(origin.encode() for origin in backend.config.cors_origins)
+        self._cross_origin = CrossOrigin(backend.config.cors_origins)
         self._instant = Instant()
         self._ids: list[str] = []
         self._allowance = Allowance(LOGGED_REFUSALS_A_SECOND)
@@ -79,31 +82,45 @@ class Exchange:
         """Answer a request to an endpoint: `deliver` is called once, whatever happens."""
         self.live += 1
         started = self._seconds()
-        run = self._answer(endpoint, incoming, params, self.correlation_id(incoming)).__await__()
-        self._advance(run, partial(self._finish, endpoint, started, deliver))
+        correlation_id = self.correlation_id(incoming)
+        run = self._answer(endpoint, incoming, params, correlation_id).__await__()
+        self._advance(run, correlation_id, partial(self._finish, endpoint, started, deliver))
 
-    def refuse(self, incoming: Incoming, refused: Refused, headers: Headers = ()) -> Outgoing:
-        """Return the answer to a request that reached no endpoint."""
-        outgoing = self._refusal("-", refused, incoming, self.correlation_id(incoming), headers)
-        self.counts.count("-", outgoing.status, 0.0)
+    def refuse(
+        self,
+        incoming: Incoming,
+        refused: Refused,
+        headers: Headers = (),
+        *,
+        endpoint: str = "-",
+        caller: Caller | None = None,
+        standing: Headers | None = None,
+    ) -> Outgoing:
+        """Return the answer to a request that reached no endpoint; one without `standing` has not been counted yet."""
+        correlation_id, address = self.correlation_id(incoming), self._guards.address(incoming.peer, incoming.headers)
+        if standing is None:
+            standing, too_many = self._guards.count(caller, address)
+            refused = too_many or refused
+        self._guards.refused(refused, endpoint, caller, address, correlation_id, {})
+        outgoing = self._refusal(endpoint, refused, incoming, correlation_id, (*headers, *standing))
+        self.counts.count(endpoint, outgoing.status, 0.0)
         return outgoing
+
+    def count(self, incoming: Incoming, caller: Caller | None) -> tuple[Headers, Refused | None]:
+        """Count a request that is answered elsewhere: how its client stands, and the refusal of one too many."""
+        return self._guards.count(caller, self._guards.address(incoming.peer, incoming.headers))
 
     def options(self, incoming: Incoming, methods: Iterable[str]) -> Outgoing:
         """Return the answer to OPTIONS, which to a browser of a configured origin permits the request to come."""
         allow = ", ".join(methods).encode()
-        headers: Headers = ((b"Allow", allow), *self._cross_origin(incoming))
-        if self._is_known_origin(incoming):
-            headers += (
-                (b"Access-Control-Allow-Methods", allow),
-                (b"Access-Control-Allow-Headers", _ACCEPTED),
-                (b"Access-Control-Max-Age", b"600"),
-            )
+        headers: Headers = ((b"Allow", allow), *self._cross_origin.preflight(incoming.headers, allow))
         self.counts.count("OPTIONS", 204, 0.0)
         return Outgoing(204, b"", self.correlation_id(incoming), headers)
 
     def common_headers(self, incoming: Incoming) -> Headers:
         """Return the headers of an answer that is not made here: its correlation id, and what CORS asks for."""
-        return ((b"X-Correlation-ID", self.correlation_id(incoming).encode()), *self._cross_origin(incoming))
+        mine = (b"X-Correlation-ID", self.correlation_id(incoming).encode())
+        return (mine, *self._cross_origin.headers(incoming.headers))
 
     def correlation_id(self, incoming: Incoming) -> str:
         """Return the client's correlation id, if it is fit to be repeated, or a new one."""
@@ -116,15 +133,22 @@ class Exchange:
         return self._ids.pop()
 
     def _advance(
-        self, run: Generator[Deferred[Any], None, Outgoing], finish: Callable[[Outgoing], None], result: object = None
+        self,
+        run: Generator[Deferred[Any], None, Outgoing],
+        correlation_id: str,
+        finish: Callable[[Outgoing], None],
+        result: object = None,
     ) -> None:
         # `Deferred.fromCoroutine` does this too, for about 5 us more; most runs end without waiting, or wait once.
+        mark = correlation.set(correlation_id)
         try:
             waiting = _fail_into(result, run) if isinstance(result, Failure) else run.send(None)
         except StopIteration as end:
             finish(end.value)
         else:
-            waiting.addBoth(partial(self._advance, run, finish))
+            waiting.addBoth(partial(self._advance, run, correlation_id, finish))
+        finally:
+            correlation.reset(mark)
 
     def _finish(
         self, endpoint: Endpoint, started: float, deliver: Callable[[Outgoing], None], outgoing: Outgoing
@@ -152,57 +176,68 @@ class Exchange:
     async def _answer(
         self, endpoint: Endpoint, incoming: Incoming, params: Mapping[str, str], correlation_id: str
     ) -> Outgoing:
+        guards = self._guards
+        address = guards.address(incoming.peer, incoming.headers)
+        call: Call[Any, Any] = Call(None, None, params, None, correlation_id, address)
+        caller: Caller | None = None
+        standing: Headers = ()
         try:
+            try:
+                caller = await self._caller(endpoint, incoming)
+            finally:  # who is not known is counted by address, and hears of the limit before all else
+                if endpoint.rate_limited:
+                    standing, too_many = guards.count(caller, address)
+                    if too_many is not None:
+                        raise too_many
+            if caller is not None:
+                require_role(caller, endpoint.policy)
             if len(incoming.body) > endpoint.body_limit:
                 raise Refused("payload_too_large", limit=endpoint.body_limit)
-            caller: Caller | None
-            if endpoint.access is Access.OPEN:
-                caller = OPERATOR if self._is_operator(incoming) else None
-            else:
-                caller = await self._caller(endpoint.access, incoming)
-                if endpoint.permits is not None:
-                    endpoint.permits(caller)
-            key = _idempotency_key(incoming) if endpoint.idempotent else None
-            body = None if endpoint.read_body is None else endpoint.read_body.body(incoming.body)
-            query = None if endpoint.read_query is None else endpoint.read_query.query(incoming.query)
-            answer = await endpoint.handler(caller, Call(body, query, params, key, correlation_id))
-            return self._success(endpoint, answer, incoming, correlation_id)
+            if endpoint.idempotent:
+                call.key = _idempotency_key(incoming)
+            if endpoint.read_body is not None:
+                call.body = endpoint.read_body.body(incoming.body)
+            if endpoint.read_query is not None:
+                call.query = endpoint.read_query.query(incoming.query)
+            answer = await endpoint.handler(caller, call)
+            if caller is not None and caller.is_admin and endpoint.method != "GET":
+                guards.acted(endpoint.name, caller, address, correlation_id, {**params, **call.notes})
+            return self._success(endpoint, answer, incoming, correlation_id, standing)
         except Refused as refused:
-            return self._refusal(endpoint.name, refused, incoming, correlation_id)
+            guards.refused(refused, endpoint.name, caller, address, correlation_id, call.notes)
+            return self._refusal(endpoint.name, refused, incoming, correlation_id, standing)
         except Exception:
             self._log.failure(
                 "{endpoint} failed [{correlation_id}]", endpoint=endpoint.name, correlation_id=correlation_id
             )
-            return self._refusal("", Refused("internal_server_error"), incoming, correlation_id)
+            return self._refusal("", Refused("internal_server_error"), incoming, correlation_id, standing)
 
-    async def _caller(self, access: Access, incoming: Incoming) -> Caller:
+    async def _caller(self, endpoint: Endpoint, incoming: Incoming) -> Caller | None:
+        if endpoint.is_open and not endpoint.knows_caller:
+            return None
         given = incoming.headers.getRawHeaders(b"Authorization")
-        if given is None and access is Access.ADMIN and self._is_operator(incoming):
-            return OPERATOR
+        if given is None and endpoint.is_open:
+            return None
         bearer = _is_bearer(given[0]) if given and len(given) == 1 else None
         if bearer is None:
             raise Refused("invalid_token")
-        caller = self._backend.authenticate(bearer[1].decode("ascii"))
-        if not isinstance(caller, Caller):
-            caller = await caller
-        if access is Access.ADMIN:
-            require_admin(caller)
-        return caller
+        try:
+            caller = self._backend.authenticate(bearer[1].decode("ascii"))
+            return caller if isinstance(caller, Caller) else await caller
+        except Refused as refused:
+            if endpoint.is_open and refused.reason == "service_unavailable":
+                return None  # how the server does is told while the database is away, too
+            raise
 
-    def _is_operator(self, incoming: Incoming) -> bool:
-        """Whether a request without a token comes from this machine, and not through a proxy or a web page."""
-        headers = incoming.headers
-        return headers.getRawHeaders(b"Authorization") is None and operator_allowed(
-            incoming.peer, {name: b",".join(values) for name, values in headers.getAllRawHeaders()}
-        )
-
-    def _success(self, endpoint: Endpoint, answer: Answer, incoming: Incoming, correlation_id: str) -> Outgoing:
+    def _success(
+        self, endpoint: Endpoint, answer: Answer, incoming: Incoming, correlation_id: str, standing: Headers
+    ) -> Outgoing:
         if endpoint.envelope:
             now = self._instant.text(self._seconds())
             body = enveloped(answer.data, answer.metadata, now, correlation_id)
         else:
             body = to_json(answer.data)
-        headers = self._cross_origin(incoming) if self._origins else ()
+        headers = standing + self._cross_origin.headers(incoming.headers)
         if answer.replayed:
             headers += ((b"Idempotent-Replayed", b"true"),)
         return Outgoing(answer.status or endpoint.status, body, correlation_id, headers)
@@ -221,22 +256,7 @@ class Exchange:
                 correlation_id=correlation_id,
             )
         now = self._instant.text(seconds)
-        return refusal(refused, now, correlation_id, (*headers, *self._cross_origin(incoming)))
-
-    def _is_known_origin(self, incoming: Incoming) -> bool:
-        origin = incoming.headers.getRawHeaders(b"Origin") if self._origins else None
-        return origin is not None and (origin[0] in self._origins or b"*" in self._origins)
-
-    def _cross_origin(self, incoming: Incoming) -> Headers:
-        if not self._origins:
-            return ()
-        headers: Headers = ((b"Vary", b"Origin"),)
-        if self._is_known_origin(incoming) and (origin := incoming.headers.getRawHeaders(b"Origin")):
-            headers += (
-                (b"Access-Control-Allow-Origin", origin[0]),
-                (b"Access-Control-Expose-Headers", _EXPOSED),
-            )
-        return headers
+        return refusal(refused, now, correlation_id, (*headers, *self._cross_origin.headers(incoming.headers)))
 
 
 def _idempotency_key(incoming: Incoming) -> str | None:

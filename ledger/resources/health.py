@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from ledger.domain.policy import Caller
+from ledger.domain.policy import Action, Caller, Reach, reach
 from ledger.resources.answers import Instant
 from ledger.resources.backend import Backend
-from ledger.resources.endpoint import Access, Answer, Call, Endpoint
+from ledger.resources.endpoint import Answer, Call, Endpoint, Handler
 from ledger.services.child import ChildStatus
 from ledger.version import VERSION
 
@@ -83,22 +83,25 @@ class HealthEndpoints:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Declare them."""
 
-        def declare(path: str, handler: Callable[..., object], summary: str, answer: type) -> Endpoint:
+        def declare(path: str, handler: Handler, summary: str, answer: type, **more: Any) -> Endpoint:
             return Endpoint(
                 "GET",
                 path,
-                handler,  # type: ignore[arg-type]
+                handler,
                 summary=summary,
-                access=Access.OPEN,
+                policy=Action.SEE_HEALTH,
                 answer=answer,
                 envelope=False,
                 rate_limited=False,
+                **more,
             )
 
         return (
             declare("/api/health", self.basic, "Whether the server is up", Basic),
-            declare("/api/health/detailed", self.detailed, "How the parts of the server do", Detailed),
-            declare("/api/health/ready", self.ready, "Whether work is taken: 200 or 503", Ready),
+            declare(
+                "/api/health/detailed", self.detailed, "How the parts of the server do", Detailed, knows_caller=True
+            ),
+            declare("/api/health/ready", self.ready, "Whether work is taken: 200 or 503", Ready, also=(503,)),
             declare("/api/health/live", self.live, "Whether the process answers", Alive),
         )
 
@@ -112,7 +115,7 @@ class HealthEndpoints:
         checks = Checks(_verdict(health.database), _verdict(memory_is_free()), _verdict(disk_is_free(self._disk)))
         status = "ok" if "error" not in msgspec.structs.astuple(checks) else "degraded"
         services = None
-        if caller is not None and caller.is_admin:
+        if reach(caller, Action.SEE_SERVICES) is not Reach.NONE:
             services = [_service(child) for child in health.services]
         return Answer(Detailed(status, self._now(), VERSION, self._uptime(), checks, services))
 

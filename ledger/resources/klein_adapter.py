@@ -35,8 +35,12 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
         self._exchange = exchange
         self._app = Klein()
         self._app.url_map.merge_slashes = False
+        self._plain: dict[bytes, set[str]] = {}  # the methods of paths without parameters, which hide those with some
         for endpoint in endpoints:
             for path in endpoint.paths:
+                if "<" not in path:
+                    methods = self._plain.setdefault(path.encode(), {"OPTIONS"})
+                    methods |= {"GET", "HEAD"} if endpoint.method == "GET" else {endpoint.method}
                 route = self._app.route(path, methods=[endpoint.method], endpoint=f"{endpoint.method} {path}")
                 route(self._handler(endpoint))
         self._app.handle_errors(HTTPException)(self._unrouted)
@@ -46,9 +50,12 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
     def render(self, request: Request) -> Any:
         """Have Klein route the request; what its router would choke on is kept from it."""
         request.getRequestHostname = _no_host  # type: ignore[method-assign]
-        if _is_routable(request):
-            return self._klein.render(request)
-        return render(request, self._exchange.refuse(incoming_of(request), Refused("resource_not_found")))
+        if not _is_routable(request):
+            return render(request, self._exchange.refuse(incoming_of(request), Refused("resource_not_found")))
+        methods = self._plain.get(request.path)
+        if methods is not None and request.method.decode("latin-1") not in methods - {"OPTIONS"}:
+            return self._not_allowed(request, methods)
+        return self._klein.render(request)
 
     def _handler(self, endpoint: Endpoint) -> Callable[..., Deferred[bytes]]:
         def handle(request: Request, **params: str) -> Deferred[bytes]:
@@ -60,10 +67,13 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
         return handle
 
     def _unrouted(self, request: Request, failure: Failure) -> bytes:
-        incoming, error = incoming_of(request), failure.value
-        if not isinstance(error, MethodNotAllowed):
-            return render(request, self._exchange.refuse(incoming, Refused("resource_not_found")))
-        methods = sorted({*(error.valid_methods or ()), "OPTIONS"})
+        error = failure.value
+        if isinstance(error, MethodNotAllowed):
+            return self._not_allowed(request, {*(error.valid_methods or ()), "OPTIONS"})
+        return render(request, self._exchange.refuse(incoming_of(request), Refused("resource_not_found")))
+
+    def _not_allowed(self, request: Request, methods: Iterable[str]) -> bytes:
+        incoming, methods = incoming_of(request), sorted(methods)
         if request.method == b"OPTIONS":
             return render(request, self._exchange.options(incoming, methods))
         allow = (b"Allow", ", ".join(methods).encode())

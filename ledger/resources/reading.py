@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Final, Generic, TypeVar
 from urllib.parse import parse_qsl
@@ -17,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from ledger.domain.errors import Refused
+from ledger.domain.secret import Secret, read_secret
 
 MAX_DEPTH: Final = 32
 MAX_TEXT: Final = 255
@@ -32,6 +34,7 @@ _MONEY_META = Meta(
 
 Id = Annotated[str, _UUID_META]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+Moment = Annotated[datetime, Meta(tz=True, extra={"reason": "invalid_datetime_format"})]
 Money = Annotated[msgspec.Raw, _MONEY_META]  # the text exactly as written; `amount_text` opens it
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -60,16 +63,26 @@ def amount_text(raw: msgspec.Raw, name: str = "amount") -> str:
     return text
 
 
+def in_utc(moment: datetime, name: str) -> datetime:
+    """Return an instant in UTC, or refuse one that lies beyond the calendar there."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise Refused("invalid_datetime_format", field=name) from None
+
+
 class Reader(Generic[S]):
     """Reads one type of request."""
 
     def __init__(self, kind: type[S]) -> None:
         fields = msgspec.structs.fields(kind)
         self._kind = kind
-        self._decoder = msgspec.json.Decoder(kind)
+        self._decoder = msgspec.json.Decoder(kind, dec_hook=read_secret)
         self._types = {field.encode_name: field.type for field in fields}
         self._required = tuple(field.encode_name for field in fields if field.required)
         self._ids = tuple(field.name for field in fields if _reason(field.type) == "invalid_uuid_format")
+        self._optional = tuple((field.name, field.encode_name) for field in fields if not field.required)
+        self._moments = tuple((f.name, f.encode_name) for f in fields if _reason(f.type) == "invalid_datetime_format")
         self._money = tuple(f.name for f in fields if f.required and _reason(f.type) == "invalid_amount_format")
         self._texts = tuple(f.name for f in fields if f.required and f.name not in self._ids + self._money)
 
@@ -89,7 +102,7 @@ class Reader(Generic[S]):
         for name in self._money:
             if _blank_json(getattr(value, name)):
                 raise self._explain(body)
-        return self._in_lower_case(value)
+        return self._normalised(value)
 
     def query(self, query: bytes) -> S:
         """Return what a query string says, or refuse it; of a parameter that is repeated, the last one counts."""
@@ -107,9 +120,19 @@ class Reader(Generic[S]):
             for name, value in given.items():
                 self._check(name, value, partial(_convert, value))
             raise Refused("invalid_request") from None
-        return self._in_lower_case(read)
+        for _, name in self._moments:
+            if (text := given.get(name)) is not None:  # a number is taken for one, too
+                self._check(name, text, partial(msgspec.convert, text))
+        for field, name in self._optional:
+            if (text := given.get(name)) is not None and getattr(read, field) is None:  # it said "null"
+                self._check(name, text, partial(msgspec.convert, text))
+                msgspec.structs.force_setattr(read, field, text)
+        return self._normalised(read)
 
-    def _in_lower_case(self, value: S) -> S:
+    def _normalised(self, value: S) -> S:
+        for field, name in self._moments:
+            if (moment := getattr(value, field)) is not None:
+                msgspec.structs.force_setattr(value, field, in_utc(moment, name))
         for name in self._ids:
             text = getattr(value, name)
             if text is not None and text != (lower := text.lower()):
@@ -151,7 +174,7 @@ def _convert(text: str, kind: Any) -> None:
 
 
 def _decode(raw: msgspec.Raw, kind: Any) -> None:
-    msgspec.json.decode(raw, type=kind)
+    msgspec.json.decode(raw, type=kind, dec_hook=read_secret)
 
 
 def too_deep(body: bytes) -> bool:
@@ -192,6 +215,8 @@ def _unclean(value: Any) -> bool:
 
 
 def _blank(value: Any) -> bool:
+    if value.__class__ is Secret:
+        value = value.reveal()
     return value is None or (value.__class__ is str and (not value or value.isspace()))
 
 

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ledger.resources.audit import AuditEndpoints
+from ledger.resources.auth import AuthEndpoints
 from ledger.resources.backend import Backend
 from ledger.resources.balance import BalanceEndpoints
 from ledger.resources.endpoint import Endpoint
 from ledger.resources.health import HealthEndpoints
+from ledger.resources.history import HistoryEndpoints
 from ledger.resources.money import CashEndpoints
+from ledger.resources.openapi import DocumentEndpoints
+from ledger.resources.profile import ProfileEndpoints
+from ledger.resources.user_admin import UserAdminEndpoints
 from ledger.resources.users import UserEndpoints
+from ledger.resources.wallet import WalletEndpoints
 
 
 def all_endpoints(backend: Backend, seconds: Callable[[], float], disk: str = ".") -> tuple[Endpoint, ...]:
     """Declare every endpoint; `disk` is a path on the disk whose room is watched."""
-    return (
-        *UserEndpoints(backend).endpoints(),
+    endpoints = (
+        *UserEndpoints(backend.users).endpoints(),
         *CashEndpoints(backend).endpoints(),
         *BalanceEndpoints(backend).endpoints(),
+        *WalletEndpoints(backend).endpoints(),
+        *HistoryEndpoints(backend).endpoints(),
+        *AuthEndpoints(backend.sessions).endpoints(),
+        *ProfileEndpoints(backend.users).endpoints(),
+        *UserAdminEndpoints(backend.users).endpoints(),
+        *AuditEndpoints(backend.audit).endpoints(),
         *HealthEndpoints(backend, seconds, disk).endpoints(),
     )
+    return (*endpoints, *DocumentEndpoints(endpoints).endpoints())

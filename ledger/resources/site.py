@@ -90,11 +90,7 @@ class LedgerSite(_Site):  # type: ignore[misc]
 
     def getResourceFor(self, request: Request) -> Any:
         """Return the live stream at a path, else Klein."""
-        extra = self._extra.get(request.path)
-        if extra is None:
-            return self._klein
-        request.prepath, request.postpath = request.postpath, []
-        return extra
+        return self._extra.get(request.path, self._klein)
 
     def log(self, request: Any) -> None:
         """Leave the access log unwritten: counts take its place."""

@@ -4,36 +4,26 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
-import uuid_utils
 from twisted.internet.defer import Deferred
 
 from ledger.config import Config
 from ledger.domain.accounts import Account, Owner
 from ledger.domain.commands import Command, Replayed, Sealed
 from ledger.domain.errors import Refused
-from ledger.domain.money import asset_of
 from ledger.domain.policy import Caller
+from ledger.services.audit import Audit
 from ledger.services.child import ChildStatus
 from ledger.services.credentials import Credentials
 from ledger.services.database import Database
-from ledger.services.passwords import Passwords
+from ledger.services.ids import new_id
 from ledger.services.remembered import Remembered
+from ledger.services.sessions import Sessions
+from ledger.services.users import Users
+from ledger.services.wallets import Wallets
 from ledger.services.writer import Writer
 from ledger.store.accounts import find_first_account, find_owner, read_state
-from ledger.store.tokens import new_token
-from ledger.store.users import add_user, email_is_taken
 
 _REMEMBERED: Final = 100_000
-
-
-class Registered(msgspec.Struct, frozen=True):
-    """A user just made, with the first account and its token, which is told this once."""
-
-    user_id: str
-    name: str
-    email: str
-    account: Owner
-    token: str
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -51,14 +41,20 @@ class Core:
         config: Config,
         database: Database,
         writer: Writer,
-        passwords: Passwords,
         credentials: Credentials,
+        users: Users,
+        sessions: Sessions,
+        audit: Audit,
+        wallets: Wallets,
         children: Callable[[], Sequence[ChildStatus]],
     ) -> None:
         self.config = config
+        self.users = users
+        self.sessions = sessions
+        self.audit = audit
+        self.wallets = wallets
         self._database = database
         self._writer = writer
-        self._passwords = passwords
         self._credentials = credentials
         self._children = children
         self._owners: Remembered[str, Owner] = Remembered(_REMEMBERED)
@@ -87,19 +83,9 @@ class Core:
             raise Refused("account_not_found")
         return state
 
-    async def register(self, name: str, email: str, password: str) -> Registered:
-        """Make a user and the first account in one transaction, or refuse with `email_already_exists`."""
-        if await email_is_taken(self._database.pool, email):
-            raise Refused("email_already_exists", field="email")
-        password_hash = await self._passwords.hash(password)
-        user_id, token = self.new_id(), new_token()
-        first = Owner(self.new_id(), user_id, asset_of(self.config.currency).name, is_system=False)
-        await add_user(self._database.pool, user_id, name, email, password_hash, first, token)
-        return Registered(user_id, name, email, first, token)
-
     def new_id(self) -> str:
         """Return a new id, a UUID of version 7."""
-        return str(uuid_utils.uuid7())
+        return new_id()
 
     async def health(self) -> Health:
         """Tell how the database and the children do."""

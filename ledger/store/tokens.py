@@ -8,7 +8,7 @@ from ledger.domain.policy import Caller
 from ledger.store.pool import Pool
 from ledger.store.postgres import Session
 
-CHANNEL: Final = "ledger_tokens"  # the payload is the hash, in hex, of a token that has stopped
+CHANNEL: Final = "ledger_tokens"  # the payload names what has stopped, or has changed: token:HASH, session:ID, user:ID
 
 
 def new_token() -> str:
@@ -28,19 +28,16 @@ async def add_token(session: Session, account_id: str, token: str) -> None:
     )
 
 
-async def find_caller(pool: Pool, token_hash: bytes) -> Caller | None:
-    """Return whom a token that is valid stands for."""
+async def find_callers(pool: Pool, hashes: list[bytes]) -> dict[bytes, Caller]:
+    """Return whom the tokens stand for, of those that are valid: not revoked, and of no user who is not active."""
     rows = await pool.query(
-        """SELECT a.id::text, a.user_id::text FROM account_tokens AS t JOIN accounts AS a ON a.id = t.account_id
-           WHERE t.token_hash = %s AND t.revoked_at IS NULL""",
-        (token_hash,),
+        """SELECT t.token_hash, a.id::text, a.user_id::text
+           FROM account_tokens AS t JOIN accounts AS a ON a.id = t.account_id LEFT JOIN users AS u ON u.id = a.user_id
+           WHERE t.token_hash = ANY (%s::bytea[]) AND t.revoked_at IS NULL
+                 AND (a.user_id IS NULL OR u.status = 'ACTIVE')""",
+        (hashes,),
     )
-    return Caller("account", rows[0][0], rows[0][1]) if rows else None
-
-
-async def still_valid(pool: Pool, hashes: list[bytes]) -> set[bytes]:
-    """Return those of the tokens that have not been revoked."""
-    rows = await pool.query(
-        "SELECT token_hash FROM account_tokens WHERE token_hash = ANY (%s::bytea[]) AND revoked_at IS NULL", (hashes,)
-    )
-    return {bytes(row[0]) for row in rows}
+    return {
+        bytes(kept): Caller("account", account_id, user_id, token_hash=bytes(kept).hex())
+        for kept, account_id, user_id in rows
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from itertools import islice
 from typing import Any
 from uuid import uuid4
 
+import bcrypt
 import psycopg2
 from psycopg2.extras import execute_values
 from twisted.internet import reactor as _reactor
@@ -20,7 +20,8 @@ from ledger.domain.accounts import WORLD_TYPE, world_id
 from ledger.domain.cash import Credit
 from ledger.services.writer import Writer
 from ledger.store.journal import JournalWriter
-from tests.e2e.server import SECRETS, until
+from tests.e2e.kept_secrets import new_secret
+from tests.e2e.server import until
 
 reactor: Any = _reactor
 
@@ -36,13 +37,6 @@ class Customer:
     user_id: str
     account_id: str
     token: str
-
-
-def new_secret() -> str:
-    """A token or password that the logs are searched for."""
-    secret = secrets.token_urlsafe(24)
-    SECRETS.add(secret)
-    return secret
 
 
 class Books:
@@ -80,6 +74,18 @@ class Books:
             tokens = [(sha256(one.token.encode()).digest(), one.account_id) for one in customers]
             execute_values(cursor, "INSERT INTO account_tokens (token_hash, account_id) VALUES %s", tokens)
         return customers
+
+    def add_admin(self) -> tuple[str, str]:
+        """Put an admin in, and return e-mail and password; the hash is a cheap one."""
+        email, password = f"{uuid4()}@e2e.invalid", new_secret()
+        password_hash = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+        self.rows(
+            "INSERT INTO users (id, email, full_name, password_hash, role) VALUES (%s, %s, 'Root', %s, 'admin')",
+            str(uuid4()),
+            email,
+            password_hash,
+        )
+        return email, password
 
     def revoke(self, customer: Customer) -> None:
         """Have a customer's token stop."""

@@ -22,6 +22,7 @@ from twisted.internet.protocol import Factory
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed, ResponseNeverReceived
 
 from tests.e2e.books import Books, Customer
+from tests.e2e.kept_secrets import note, note_all
 from tests.e2e.server import Server, pause, until
 from tests.pubsub.server import Ears, Reader
 
@@ -80,6 +81,8 @@ class Api:
         self, method: str, path: str, body: object = None, token: str | None = None, key: str | None = None
     ) -> Reply:
         """Make a request and read its answer; a connection that fails raises."""
+        note(token)
+        note_all(body)
         headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
         if key is not None:
             headers["Idempotency-Key"] = key
@@ -93,16 +96,24 @@ class Api:
             timeout=HANGS_AFTER,
         )
         content = await treq.content(response)
-        return Reply(response.code, response.headers, json.loads(content))
+        told = json.loads(content)
+        note_all(told)
+        return Reply(response.code, response.headers, told)
 
     async def move(self, kind: str, customer: Customer, amount: str, key: str | None = None) -> Reply:
         """Credit or debit."""
         body = {"user_id": customer.user_id, "amount": amount}
         return await self.ask("POST", f"/{kind}", body, customer.token, key)
 
-    async def services(self) -> dict[str, dict[str, Any]]:
-        """The service tree, by name."""
-        detailed = await self.ask("GET", "/api/health/detailed")
+    async def admin(self, books: Books) -> str:
+        """The access token of a new admin, which is good for a quarter of an hour."""
+        email, password = books.add_admin()
+        reply = await self.ask("POST", "/api/auth/login", {"email": email, "password": password})
+        return str(reply.data["access_token"])
+
+    async def services(self, token: str) -> dict[str, dict[str, Any]]:
+        """The service tree, by name, for an admin."""
+        detailed = await self.ask("GET", "/api/health/detailed", token=token)
         return {service["name"]: service for service in detailed.json["services"]}
 
     async def until_ready(self, within: float = 60.0) -> None:
@@ -256,11 +267,10 @@ class Load:
                 await pause(0.02)
 
 
-async def websocket(server: Server, token: str | None = None, *, small: bool = False, page: bool = False) -> Ears:
-    """A WebSocket client that is connected; `page` makes it one of a web page, which is nobody without a token."""
+async def websocket(server: Server, token: str | None = None, *, small: bool = False) -> Ears:
+    """A WebSocket client that is connected."""
+    note(token)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    if page:
-        headers["Origin"] = "https://e2e.invalid"
     factory: Any = WebSocketClientFactory(f"ws://127.0.0.1:{server.port}/ws", headers=headers, reactor=reactor)
     factory.noisy = False
     factory.protocol = Ears
@@ -279,6 +289,7 @@ async def hang_up(client: Any) -> None:
 async def event_stream(server: Server, topics: str, last: str | None = None, token: str | None = None) -> Reader:
     """A client that reads server-sent events."""
     reader: Reader = await _Endpoint(reactor, "127.0.0.1", server.port).connect(Factory.forProtocol(Reader))
+    note(token)
     headers = {"Host": "localhost"}
     if last is not None:
         headers["Last-Event-ID"] = last

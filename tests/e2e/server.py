@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import psutil  # type: ignore[import-untyped]
@@ -19,13 +20,15 @@ from twisted.internet.defer import Deferred
 
 from ledger.services.postgres_layout import Layout
 from ledger.services.postgres_process import Postmaster
+from tests.e2e.kept_secrets import SECRETS as SECRETS
+from tests.e2e.kept_secrets import found_in, new_secret, note, note_options
 from tests.postgres.cluster import temporary_data_dir
 
 reactor: Any = _reactor
 
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-SECRETS: set[str] = set()  # every password and token of this run: none may be in any log
 _LISTENS = re.compile(r"Ledger listens on http://127\.0\.0\.1:([0-9]+)")
 
 
@@ -52,14 +55,15 @@ P = TypeVar("P", bound="Program")
 class Program:
     """A program of ours as a child in a process group of its own, its output in a file."""
 
-    def __init__(self, folder: Path, command: Sequence[str]) -> None:
+    def __init__(self, folder: Path, command: Sequence[str], variables: Mapping[str, str] = NO_VARIABLES) -> None:
+        note_options(command)
         self.log_file = folder / f"output-{len(list(folder.glob('output-*')))}.log"
         environ = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")}
         with self.log_file.open("xb") as log:
             self.process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env={**environ, "PYTHONPATH": str(ROOT)},
+                env={**environ, "PYTHONPATH": str(ROOT), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -130,6 +134,7 @@ class Machine:
         self._template = template
         self._programs: list[Program] = []
         self._data_dirs: list[Path] = []
+        self._jwt_secret = new_secret()
         self.expects_trouble = False  # whether tracebacks may be in the logs
 
     def new_data_dir(self, *, empty: bool = False) -> Path:
@@ -141,17 +146,23 @@ class Machine:
         return data_dir
 
     def serve(self, *options: str, port: int = 0) -> Server:
-        """Start a server, which is not ready yet."""
+        """Start a server, which is not ready yet; it limits no rate unless it is told to."""
         listen = f"tcp:{port}:interface=127.0.0.1"
-        return self.twistd("ledger", "--listen", listen, *options)
+        return self.twistd("ledger", "--listen", listen, "--rate-limit", "0", *options)
 
     def twistd(self, *arguments: str) -> Server:
-        """Start twistd with these arguments."""
-        return self._keep(Server(self._folder, [str(BIN / "twistd"), "-n", "--pidfile=", *arguments]))
+        """Start twistd with these arguments; servers of one external database sign with the same secret."""
+        variables = NO_VARIABLES if "--data-dir" in arguments else {"LEDGER_JWT_SECRET": self._jwt_secret}
+        command = [str(BIN / "twistd"), "-n", "--pidfile=", *arguments]
+        return self._keep(Server(self._folder, command, variables))
 
     def script(self, *arguments: str) -> Program:
         """Start the `ledger` script."""
         return self._keep(Program(self._folder, [str(BIN / "ledger"), *arguments]))
+
+    def run(self, *command: str) -> Program:
+        """Start any program."""
+        return self._keep(Program(self._folder, command))
 
     async def verify(self, *where: str) -> str:
         """Run `ledger verify`, which must find nothing wrong; returns what it says."""
@@ -168,16 +179,17 @@ class Machine:
 
     def check_logs(self) -> None:
         """Fail where a log holds a secret, or a traceback that nobody expected."""
+        for data_dir in self._data_dirs:
+            note(*(file.read_text().strip() for file in data_dir.glob("jwt-secret")))
         for program in self._programs:
             log = program.log
-            found = [secret for secret in SECRETS if secret in log]
-            assert not found, f"{len(found)} secrets are in the log"
+            found = found_in(log)
+            assert not found, f"{found} secrets are in the log"
             trouble = log.find("Traceback")
             assert self.expects_trouble or trouble < 0, log[max(trouble - 2000, 0) : trouble + 4000]
         for data_dir in self._data_dirs:
             for file in Layout(data_dir).cluster.glob("log/*.log"):
-                log = file.read_text(errors="replace")
-                assert not [secret for secret in SECRETS if secret in log], f"a secret is in {file}"
+                assert not found_in(file.read_text(errors="replace")), f"a secret is in {file}"
 
     def clear(self) -> None:
         """Kill and remove everything."""

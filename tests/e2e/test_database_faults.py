@@ -100,7 +100,8 @@ async def test_the_embedded_postgresql_is_killed(machine: Machine, clients: Clie
     data_dir = machine.new_data_dir()
     server = await machine.serve("--data-dir", str(data_dir)).ready()
     books, api = Books(Layout(data_dir).url()), clients(server)
-    followers = [Follower(ALL), StreamFollower(ALL)]
+    admin = await api.admin(books)
+    followers = [Follower(ALL, token=admin), StreamFollower(ALL, token=admin)]
     for follower in followers:
         await follower.connect(server)
     load = Load([api], books.seed(20)).start()
@@ -115,7 +116,7 @@ async def test_the_embedded_postgresql_is_killed(machine: Machine, clients: Clie
     assert found is not None
     assert found.pid != killed.pid
     await load.settle(books, api)
-    assert (await api.services())["postgres"]["restarts"] == 1
+    assert (await api.services(admin))["postgres"]["restarts"] == 1
     for follower in followers:  # they were never disconnected
         await follower.reach(books.head())
         await follower.cut()
@@ -155,7 +156,9 @@ async def test_it_dies_with_a_thousand_requests_queued(machine: Machine, clients
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
     data_dir = machine.new_data_dir()
     listen = "tcp:0:interface=127.0.0.1:backlog=2000"
-    server = await machine.twistd("ledger", "--listen", listen, "--data-dir", str(data_dir)).ready()
+    server = await machine.twistd(
+        "ledger", "--listen", listen, "--rate-limit", "0", "--data-dir", str(data_dir)
+    ).ready()
     books, api = Books(Layout(data_dir).url()), clients(server, 1_000)
     customers = books.seed(50)
     load = Load([api], customers)

@@ -19,8 +19,8 @@ RING = 10_000  # records that the server keeps in memory
 async def test_forced_disconnects_under_load(machine: Machine, books: Books, clients: Clients) -> None:
     server = await machine.serve("--database", books.url).ready()
     api = clients(server)
-    customers = books.seed(10)
-    everything = [kind(ALL) for kind in (Follower, StreamFollower) for _ in range(3)]
+    customers, admin = books.seed(10), await api.admin(books)
+    everything = [kind(ALL, token=admin) for kind in (Follower, StreamFollower) for _ in range(3)]
     own = [
         kind(topic, token=one.token)
         for one in customers[:3]
@@ -56,21 +56,22 @@ async def test_forced_disconnects_under_load(machine: Machine, books: Books, cli
 @pytest_twisted.ensureDeferred
 async def test_the_server_is_killed_and_started_again(machine: Machine, books: Books, clients: Clients) -> None:
     server = await machine.serve("--database", books.url).ready()
-    customers = books.seed(10)
-    followers = [Follower(ALL), StreamFollower(ALL)]
+    api = clients(server)
+    customers, admin = books.seed(10), await api.admin(books)
+    followers = [Follower(ALL, token=admin), StreamFollower(ALL, token=admin)]
     for follower in followers:
         await follower.connect(server)
     await books.fill(customers, 3_000)  # more than the next life keeps in memory at its start
     for follower in followers[:1]:
         await follower.reach(3_000)
-    load = Load([clients(server)], customers).start()
+    load = Load([api], customers).start()
     await load.more("done", 50)
     server.send(signal.SIGKILL)
     await server.ended()
     for follower in followers:
         await follower.lost()
     again = await machine.serve("--database", books.url, port=server.port).ready()
-    late = Follower(ALL)
+    late = Follower(ALL, token=admin)
     for follower in (*followers, late):
         await follower.connect(again)
     await load.more("done", 50)
@@ -84,10 +85,10 @@ async def test_the_server_is_killed_and_started_again(machine: Machine, books: B
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slow_subscriber_is_closed_and_comes_back(machine: Machine, books: Books) -> None:
+async def test_a_slow_subscriber_is_closed_and_comes_back(machine: Machine, books: Books, clients: Clients) -> None:
     server = await machine.serve("--database", books.url).ready()
-    customers = books.seed(10)
-    slow, quick = Follower(ALL), Follower(ALL)
+    customers, admin = books.seed(10), await clients(server).admin(books)
+    slow, quick = Follower(ALL, token=admin), Follower(ALL, token=admin)
     client = await slow.connect(server, small=True)
     await books.fill(customers, 10)
     await slow.reach(10)
@@ -111,7 +112,7 @@ async def test_a_slow_subscriber_is_closed_and_comes_back(machine: Machine, book
 async def test_whoever_may_not_stay_is_closed(machine: Machine, books: Books) -> None:
     server = await machine.serve("--database", books.url).ready()
     began = time.monotonic()
-    nobody = await websocket(server, page=True)
+    nobody = await websocket(server)
     customer, other = books.seed(2)
     topic = f"accounts:{customer.account_id}"
     followers = [Follower(topic, token=customer.token), StreamFollower(topic, token=customer.token)]
@@ -135,16 +136,16 @@ async def test_whoever_may_not_stay_is_closed(machine: Machine, books: Books) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_stops_says_so(machine: Machine, books: Books) -> None:
+async def test_a_server_that_stops_says_so(machine: Machine, books: Books, clients: Clients) -> None:
     server = await machine.serve("--database", books.url).ready()
-    customers = books.seed(2)
-    followers = [Follower(ALL), StreamFollower(ALL)]
+    customers, admin = books.seed(2), await clients(server).admin(books)
+    followers = [Follower(ALL, token=admin), StreamFollower(ALL, token=admin)]
     for follower in followers:
         await follower.connect(server)
     await books.fill(customers, 100)
     for follower in followers:
         await follower.reach(100)
-    stuck = Follower(ALL)
+    stuck = Follower(ALL, token=admin)
     client = await stuck.connect(server, small=True)
     client.transport.pauseProducing()  # it will not answer
     server.send(signal.SIGTERM)

@@ -10,20 +10,23 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import ensureDeferred
 
-from tests.e2e.books import Books, new_secret
+from ledger.services.postgres_layout import Layout
+from tests.e2e.books import Books
 from tests.e2e.client import Clients, Load
+from tests.e2e.kept_secrets import new_secret
 from tests.e2e.server import Machine, postmaster_of, until
 
 # The product's own tree, one of whose children is made to fail.
 SABOTAGED = """
-from pathlib import Path
+import os
 from twisted.application.service import Application
 from twisted.internet import reactor
 from twisted.python.failure import Failure
 from ledger.app import build
 from ledger.config import read_config
 
-config = read_config({"database": [%(url)r], "listen": ["tcp:0:interface=127.0.0.1"]}, {})
+options = {"database": [%(url)r], "listen": ["tcp:0:interface=127.0.0.1"], "rate-limit": ["0"]}
+config = read_config(options, os.environ)
 ladder = build(config, reactor)
 (victim,) = (child for child in ladder if child.name == %(child)r)
 start, left = victim.start, [%(times)d]
@@ -84,18 +87,24 @@ async def test_the_walk_through_of_the_readme(machine: Machine, clients: Clients
 
 @pytest_twisted.ensureDeferred
 async def test_health(machine: Machine, clients: Clients) -> None:
-    server = await machine.serve("--data-dir", str(machine.new_data_dir())).ready()
-    api = clients(server)
+    data_dir = machine.new_data_dir()
+    server = await machine.serve("--data-dir", str(data_dir)).ready()
+    api, books = clients(server), Books(Layout(data_dir).url())
     for path, status in (("", "ok"), ("/live", "alive"), ("/ready", "ready")):
         answer = await api.ask("GET", f"/api/health{path}")
         assert (answer.status, answer.json["status"]) == (200, status)
     detailed = (await api.ask("GET", "/api/health/detailed")).json
     assert detailed["checks"] == {"database": "ok", "memory": "ok", "disk": "ok"}
-    names = ["postgres", "database", "passwords", "feed", "writer", "balance watcher", "http"]
-    assert [service["name"] for service in detailed["services"]] == names
-    assert {service["state"] for service in detailed["services"]} == {"running"}
-    elsewhere = await api.ask("GET", "/api/health/detailed", token="nobody")
-    assert "services" not in elsewhere.json
+    assert "services" not in detailed
+    (customer,) = books.seed(1)
+    assert "services" not in (await api.ask("GET", "/api/health/detailed", token=customer.token)).json
+    services = await api.services(await api.admin(books))
+    below, above = (
+        ["postgres", "database", "passwords", "feed", "writer"],
+        ["audit", "session pruning", "balance watcher"],
+    )
+    assert list(services) == [*below, *above, "http"]
+    assert {service["state"] for service in services.values()} == {"running"}
     await server.stop()
 
 
@@ -152,7 +161,7 @@ async def test_a_child_that_fails_once_is_restarted(machine: Machine, books: Boo
         api = clients(server)
         await until(lambda server=server: "sabotage" in server.log)  # type: ignore[misc]
         await api.until_ready()
-        seen = (await api.services())[child]
+        seen = (await api.services(await api.admin(books)))[child]
         assert (seen["state"], seen["restarts"]) == ("running", 1)
         assert seen["last_failure"] == "OSError: sabotage"
         (customer,) = books.seed(1)

@@ -21,8 +21,8 @@ async def test_totals_are_exact_and_each_sees_the_others_commits(
     starting = [machine.serve("--database", books.url) for _ in range(2)]
     servers = [await server.ready() for server in starting]
     apis = [clients(server) for server in servers]
-    customers = books.seed(20)
-    followers = [kind(ALL) for kind in (Follower, StreamFollower) for _ in servers]
+    customers, admin = books.seed(20), await apis[0].admin(books)
+    followers = [kind(ALL, token=admin) for kind in (Follower, StreamFollower) for _ in servers]
     for follower, server in zip(followers, servers * 2, strict=True):
         await follower.connect(server)
     # The same accounts through both doors at once.

@@ -1,4 +1,4 @@
-"""The core over a real database: users are made whole or not at all, and an address belongs to one."""
+"""The core over a real database: what its surfaces are told of users, accounts and money."""
 
 from __future__ import annotations
 
@@ -7,96 +7,113 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from twisted.internet.defer import ensureDeferred
 
 from ledger.config import read_config
 from ledger.domain.cash import Credit
 from ledger.domain.commands import Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.policy import Caller
-from ledger.services.core import Core, Registered
+from ledger.domain.secret import Secret
+from ledger.services.audit import Audit
+from ledger.services.core import Core
 from ledger.services.credentials import Credentials
 from ledger.services.database import Database
+from ledger.services.ids import new_id
+from ledger.services.login_guard import LoginGuard
 from ledger.services.passwords import Passwords
-from ledger.store.tokens import hash_of
+from ledger.services.sessions import Sessions
+from ledger.services.signing import Signer
+from ledger.services.users import Users
+from ledger.services.wallets import Wallets
+from ledger.store import tokens
 from tests.postgres.cluster import DatabaseServer
 from tests.postgres.house import House, on_reactor, outcome_of, reactor, refusal_of
 
 
 @asynccontextmanager
 async def core_of(house: House) -> AsyncIterator[Core]:
-    """A core on the house's database."""
+    """A core on the house's database, which hears what stops."""
     database = Database(house.url, reactor, 3)
+    pool, config = database.pool, read_config({}, {})
     passwords = Passwords(reactor, rounds=4)
-    credentials = Credentials(database.pool)
+    guard = LoginGuard(reactor.seconds, True)
+    signer = Signer(b"s" * 32, reactor.seconds)
+    credentials = Credentials(pool, signer, reactor)
+    database.listener.on(tokens.CHANNEL, credentials.stopped)
     database.listener.tell(credentials)
-    config = read_config({}, {})
+    users = Users(config, pool, house.writer.submit, passwords, guard, credentials.stopped, new_id, reactor)
+    sessions = Sessions(pool, signer, passwords, credentials, new_id, guard)
     await database.start()
     await passwords.start()
     try:
-        yield Core(config, database, house.writer, passwords, credentials, list)
+        audit, wallets = Audit(pool, reactor, new_id), Wallets(config, pool, credentials.stopped, new_id, reactor)
+        yield Core(config, database, house.writer, credentials, users, sessions, audit, wallets, list)
     finally:
         await passwords.stop()
         await database.stop()
 
 
+async def caller_of(core: Core, token: str) -> Caller:
+    """Whom a token stands for."""
+    caller = core.authenticate(token)
+    return caller if isinstance(caller, Caller) else await caller
+
+
 @on_reactor
-async def test_a_user_is_made_with_an_account_and_a_token(database_url: str, database_server: DatabaseServer) -> None:
+async def test_a_new_user_can_spend_what_is_credited(database_url: str, database_server: DatabaseServer) -> None:
     async with House(database_url, database_server) as house, core_of(house) as core:
-        made = await core.register("Ada", "ada@example.com", "correct horse")
-        assert (made.account.user_id, made.account.asset) == (made.user_id, "USD/2")
-        caller = core.authenticate(made.token)
-        expected = Caller("account", made.account.account_id, made.user_id)
-        assert (caller if isinstance(caller, Caller) else await caller) == expected
+        made = await core.users.register("Ada", "ada@example.com", Secret("correct horse"))
+        token_hash = tokens.hash_of(made.token).hex()
+        expected = Caller("account", made.account.account_id, made.user_id, token_hash=token_hash)
+        assert await caller_of(core, made.token) == expected
         assert core.authenticate(made.token) == expected
-        first = core.first_account(made.user_id)
-        assert first is not None
+        first: Any = core.first_account(made.user_id)
         assert (first if not hasattr(first, "__await__") else await first) == made.account
         state, _ = await core.account_state(made.account.account_id)
         assert (state.balance, state.status, state.type, state.version) == (0, "ACTIVE", "CHECKING", 0)
-        ((kept,),) = house.sql("SELECT password_hash FROM users")
-        assert kept.startswith("$2b$")
-        ((token_hash,),) = house.sql("SELECT token_hash FROM account_tokens")
-        assert bytes(token_hash) == hash_of(made.token)
-        credit = Credit(
-            id=core.new_id(),
-            account_id=made.account.account_id,
-            user_id=made.user_id,
-            asset="USD/2",
-            amount=5,
-            scope=made.user_id,
-            key="k",
-        )
-        assert isinstance(await outcome_of(core.submit(credit)), Sealed)
-        without_key = Credit(
-            id=core.new_id(),
-            account_id=made.account.account_id,
-            user_id=made.user_id,
-            asset="USD/2",
-            amount=5,
-            scope=made.user_id,
-        )
-        assert isinstance(await outcome_of(core.submit(without_key)), Sealed)
+        for key in ("k", None):
+            credit = Credit(
+                id=core.new_id(),
+                account_id=made.account.account_id,
+                user_id=made.user_id,
+                asset="USD/2",
+                amount=5,
+                scope=made.user_id,
+                key=key,
+            )
+            assert isinstance(await outcome_of(core.submit(credit)), Sealed)
         assert (await core.account_state(made.account.account_id))[0].balance == 10
         assert (await core.health()).database
         await house.check_clean()
 
 
 @on_reactor
-async def test_an_address_is_taken_once(database_url: str, database_server: DatabaseServer) -> None:
+async def test_who_is_deleted_or_given_another_password_is_logged_in_no_more(
+    database_url: str, database_server: DatabaseServer
+) -> None:
     async with House(database_url, database_server) as house, core_of(house) as core:
-        answers = [core.register(f"Ada {n}", "ada@example.com", "correct horse") for n in range(6)]
-        told: list[Any] = await house.gather([ensureDeferred(answer) for answer in answers])
-        made = [one for one in told if isinstance(one, Registered)]
-        refused = [one.reason for one in told if isinstance(one, Refused)]
-        assert (len(made), refused) == (1, ["email_already_exists"] * 5)
-        again = await refusal_of(core.register("Ada", "ada@example.com", "correct horse"))
-        assert (again.reason, again.details) == ("email_already_exists", {"field": "email"})
-        accounts = "SELECT count(*) FROM accounts WHERE user_id IS NOT NULL"
-        counts = [house.sql(sql)[0][0] for sql in ("SELECT count(*) FROM users", accounts)]
-        assert counts == [1, 1]  # those refused left nothing behind
-        house.sql("UPDATE users SET status = 'DELETED'")
-        assert isinstance(await core.register("Eve", "ada@example.com", "correct horse"), Registered)
+        users, sessions = core.users, core.sessions
+        password, other = Secret("correct horse battery"), Secret("another horse battery")
+        await users.create("root@example.com", "Root", password, "admin")
+        made = await users.register("Ada", "ada@example.com", password)
+        admin = await caller_of(core, (await sessions.login("root@example.com", password, "::1")).access_token.reveal())
+        here, there = [(await sessions.login("ada@example.com", password, "::1")).access_token.reveal() for _ in "ab"]
+        ada = await caller_of(core, here)
+        assert (await caller_of(core, there)).user_id == made.user_id
+        await users.change_password(ada, password, other, "::1")
+        assert await caller_of(core, here) == ada
+        assert (await refusal_of(caller_of(core, there))).reason == "invalid_token"
+        await users.set_password(made.user_id, password)
+        assert (await refusal_of(caller_of(core, here))).reason == "invalid_token"
+        assert (await caller_of(core, made.token)).account_id == made.account.account_id
+        again = (await sessions.login("ada@example.com", password, "::1")).access_token.reveal()
+        assert (await caller_of(core, again)).user_id == made.user_id
+        await users.delete(admin, made.user_id)
+        for token in (again, made.token):
+            assert (await refusal_of(caller_of(core, token))).reason == "invalid_token"
+        late = sessions.login("ada@example.com", password, "::1")
+        assert (await refusal_of(late)).reason == "invalid_credentials"
+        await house.check_clean()
 
 
 @on_reactor

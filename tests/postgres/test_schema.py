@@ -133,8 +133,9 @@ def test_only_the_journal_writes_what_the_journal_decides_on() -> None:
         for match in writes.finditer(path.read_text())
     }
     assert found == {
-        ("store/journal.py", "INSERT INTO", "journal"),
-        ("store/journal.py", "INSERT INTO", "transactions"),
-        ("store/journal.py", "UPDATE", "accounts"),
+        ("store/journal_rows.py", "INSERT INTO", "journal"),
+        ("store/journal_rows.py", "INSERT INTO", "transactions"),
+        ("store/journal_rows.py", "UPDATE", "accounts"),
         ("store/accounts.py", "INSERT INTO", "accounts"),
+        ("store/writes.py", "INSERT INTO", "accounts"),  # with the record that puts the first money in
     }

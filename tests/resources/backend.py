@@ -14,9 +14,12 @@ from ledger.domain.commands import Book, Command, Replayed, Sealed
 from ledger.domain.errors import Refused, unavailable
 from ledger.domain.journal import START
 from ledger.domain.money import DEFAULT_MAX_AMOUNT
-from ledger.domain.policy import Caller
+from ledger.domain.policy import Caller, Role
+from ledger.domain.secret import Secret
+from ledger.domain.users import User
 from ledger.services.child import ChildStatus
-from ledger.services.core import Health, Registered
+from ledger.services.core import Health
+from ledger.services.users import Registered
 
 INSTANT = "2026-01-02T03:04:05.678901Z"
 
@@ -30,6 +33,39 @@ class Settings:
     self_funding: bool = True
     cors_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
+
+
+class Away:
+    """A service whose database is away: whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async def refuse(*_: object, **__: object) -> None:
+            raise unavailable()
+
+        return refuse
+
+
+class MemoryUsers(Away):
+    """Signing up, in memory; for all else the database is away."""
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._backend = backend
+        self.emails: set[str] = set()
+        self.passwords: list[str] = []
+
+    async def register(self, name: str, email: str, password: Secret) -> Registered:
+        """Make a user with a token."""
+        user = await self.create(email, name, password)
+        owner, token = self._backend.open_account(user.id)
+        return Registered(user.id, name, email, owner, token)
+
+    async def create(self, email: str, full_name: str, password: Secret, role: str = "user") -> User:
+        """Make a user."""
+        if email in self.emails:
+            raise Refused("email_already_exists", field="email")
+        self.emails.add(email)
+        self.passwords.append(password.reveal())
+        return User(self._backend.new_id(), email, full_name, role, "ACTIVE", False, INSTANT, INSTANT)
 
 
 @dataclass
@@ -48,18 +84,26 @@ class MemoryBackend:
         self.tokens: dict[str, Caller] = {}
         self.owners: dict[str, Owner] = {}
         self.firsts: dict[str, Owner] = {}
-        self.emails: set[str] = set()
-        self.passwords: list[str] = []
+        self.users: Any = MemoryUsers(self)
+        self.sessions: Any = Away()
+        self.audit: Any = Away()
+        self.wallets: Any = Away()
         self.submitted: list[Command] = []
         self.book = Book(START, INSTANT, {})
         self.admin_token = "admin-token"
-        self.tokens[self.admin_token] = Caller("operator")
+        self.tokens[self.admin_token] = Caller("user", user_id=self.new_id(), role="admin")
         self.open_account(None, asset="USD/2", account_type=WORLD_TYPE, account_id=world_id("USD/2"))
 
     def new_id(self) -> str:
         """Return the next id."""
         self.ids += 1
         return f"01900000-0000-7000-8000-{self.ids:012x}"
+
+    def log_in(self, role: Role, user_id: str | None = None) -> str:
+        """Return the access token of a user in that role."""
+        token = f"access-token-{self.new_id()}"
+        self.tokens[token] = Caller("user", user_id=user_id or self.new_id(), role=role)
+        return token
 
     def open_account(
         self, user_id: str | None, asset: str = "USD/2", account_type: str = "CHECKING", account_id: str | None = None
@@ -127,16 +171,6 @@ class MemoryBackend:
         if self.trouble is not None:
             raise unavailable()
         return self.book.accounts[account_id], INSTANT
-
-    async def register(self, name: str, email: str, password: str) -> Registered:
-        """Make a user."""
-        if email in self.emails:
-            raise Refused("email_already_exists", field="email")
-        self.emails.add(email)
-        self.passwords.append(password)
-        user_id = self.new_id()
-        owner, token = self.open_account(user_id)
-        return Registered(user_id, name, email, owner, token)
 
     async def health(self) -> Health:
         """Tell what the test wants to be told."""

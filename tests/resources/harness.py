@@ -14,10 +14,14 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
+from ledger.resources.addresses import Addresses
 from ledger.resources.endpoint import Endpoint
 from ledger.resources.exchange import Exchange
+from ledger.resources.guards import Guards
+from ledger.resources.rate_limit import RateLimiter
 from ledger.resources.routes import all_endpoints
 from ledger.resources.site import LedgerSite
+from ledger.services.audit import AuditEvent
 from tests.resources.backend import MemoryBackend
 
 _Transport: Any = StringTransport  # Twisted leaves these without types
@@ -118,6 +122,7 @@ class Server:
         plain: bool = True,
         endpoints: Iterable[Endpoint] | None = None,
         extra: Mapping[str, IResource] | None = None,
+        limit: tuple[int, int] | None = None,
     ) -> None:
         self.backend = MemoryBackend() if backend is None else backend
         self.clock: Any = Clock()
@@ -125,8 +130,11 @@ class Server:
         self._random = 0
         if endpoints is None:
             endpoints = all_endpoints(self.backend, self.clock.seconds)
-        exchange = Exchange(self.backend, self.clock.seconds, self.random)
-        self.site = LedgerSite(self.clock, exchange, endpoints, extra or {}, plain=plain)
+        self.audited: list[AuditEvent] = []
+        limiter = None if limit is None else RateLimiter(*limit, seconds=self.clock.seconds)
+        guards = Guards(Addresses(self.backend.config.trusted_proxies), limiter, self.audited.append)
+        self.exchange = Exchange(self.backend, guards, self.clock.seconds, self.random)
+        self.site = LedgerSite(self.clock, self.exchange, endpoints, extra or {}, plain=plain)
         self.user_id = self.backend.new_id()
         self.account, self.token = self.backend.open_account(self.user_id)
 

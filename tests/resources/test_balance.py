@@ -51,7 +51,30 @@ def test_an_admin_sees_any_users(server: Server) -> None:
     reply = server.ask("GET", f"/balance?user_id={server.user_id}", token=token)
     assert reply.data["account_id"] == server.account.account_id
     assert server.ask("GET", f"/balance?user_id={UNKNOWN}", token=token).refusal == (404, "user_not_found")
-    assert server.ask("GET", "/balance", token=token).refusal == (400, "missing_fields")
+    admin = str(server.backend.tokens[token].user_id)
+    own, _ = server.backend.open_account(admin)
+    assert server.ask("GET", "/balance", token=token).data["account_id"] == own.account_id
+
+
+def test_support_sees_any_users_and_moves_nothing_of_theirs(server: Server) -> None:
+    token = server.backend.log_in("support")
+    reply = server.ask("GET", f"/balance?user_id={server.user_id}", token=token)
+    assert reply.data["account_id"] == server.account.account_id
+    assert server.ask("GET", f"/balance?user_id={UNKNOWN}", token=token).refusal == (404, "user_not_found")
+    for path in ("/credit", "/debit"):
+        for user_id in (server.user_id, UNKNOWN):
+            body = {"user_id": user_id, "amount": 1}
+            assert server.ask("POST", path, body, token=token).refusal == (403, "unauthorized_access")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_who_has_logged_in_sees_the_first_account(server: Server, named: bool) -> None:
+    server.backend.open_account(server.user_id)
+    token = server.backend.log_in("user", server.user_id)
+    reply = server.ask("GET", f"/balance?user_id={server.user_id}" if named else "/balance", token=token)
+    assert reply.data["account_id"] == server.account.account_id
+    other = server.backend.log_in("user")
+    assert server.ask("GET", f"/balance?user_id={server.user_id}", token=other).refusal == (403, "unauthorized_access")
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import LogEvent, Logger, formatEvent, globalLogPublisher
 
-from ledger.domain.errors import unavailable
+from ledger.domain.errors import Refused, unavailable
+from ledger.domain.policy import Action
+from ledger.logs import json_line, text_line
 from ledger.resources.counts import BUCKETS, Allowance, Counts
-from ledger.resources.endpoint import Access, Answer, Call, Endpoint
+from ledger.resources.endpoint import Answer, Call, Endpoint
 from tests.cleanliness import LoggedErrors
 from tests.resources.backend import MemoryBackend
 from tests.resources.harness import Server
+from tests.resources.live import LiveMemoryServer
 
 
 @pytest.fixture
@@ -108,7 +111,7 @@ def test_a_handler_may_wait_often_and_fail_late(adapter: str, logged_errors: Log
             total = -1
         return Answer(total + await step())
 
-    endpoint = Endpoint("POST", "/add", add, summary="", access=Access.OPEN, hot=True)
+    endpoint = Endpoint("POST", "/add", add, summary="", policy=Action.READ_DOCUMENTS, hot=True)
     server = Server(plain=adapter == "plain", endpoints=(endpoint,))
 
     def ask() -> Any:
@@ -128,6 +131,82 @@ def test_a_handler_may_wait_often_and_fail_late(adapter: str, logged_errors: Log
     assert third.replies()[0].refusal == (500, "internal_server_error")
     assert server.site.exchange.live == 0
     assert len(logged_errors(CancelledError)) == 1
+
+
+class TestCorrelation:
+    """What is logged while a request is worked on carries its correlation id, and nothing else does."""
+
+    log = Logger()
+
+    @pytest.fixture
+    def lines(self) -> Iterator[list[tuple[str, str]]]:
+        """Each line of the log as it is written, and the id in its form for machines."""
+        written: list[tuple[str, str]] = []
+
+        def write(event: LogEvent) -> None:
+            if event.get("log_namespace") == self.log.namespace:
+                written.append((text_line(event).split(None, 2)[2], json.loads(json_line(event)).get("correlation_id")))
+
+        publisher: Any = globalLogPublisher
+        publisher.addObserver(write)
+        yield written
+        publisher.removeObserver(write)
+
+    def test_over_all_that_a_handler_waits_for(self, adapter: str, lines: list[tuple[str, str]]) -> None:
+        """However requests take turns."""
+        steps: list[Deferred[None]] = []
+
+        async def deeper() -> None:
+            steps.append(Deferred())
+            await steps[-1]
+            self.log.info("deeper")
+
+        async def work(_caller: Any, _call: Call[None, None]) -> Answer:
+            self.log.info("begun")
+            await deeper()
+            await Deferred.fromCoroutine(deeper())
+            self.log.info("done")
+            return Answer("ok")
+
+        endpoint = Endpoint("POST", "/work", work, summary="", policy=Action.READ_DOCUMENTS, hot=True)
+        server = Server(plain=adapter == "plain", endpoints=(endpoint,))
+        for name in ("one", "two"):
+            server.connect().send(server.request("POST", "/work", headers={"X-Correlation-ID": name}))
+        self.log.info("between")
+        steps[1].callback(None)
+        steps[0].callback(None)
+        self.log.info("between")
+        steps[2].callback(None)
+        steps[3].callback(None)
+        self.log.info("after")
+        assert lines == [
+            ("begun [one]", "one"),
+            ("begun [two]", "two"),
+            ("between", None),
+            ("deeper [two]", "two"),
+            ("deeper [one]", "one"),
+            ("between", None),
+            ("deeper [two]", "two"),
+            ("done [two]", "two"),
+            ("deeper [one]", "one"),
+            ("done [one]", "one"),
+            ("after", None),
+        ]
+        assert server.site.exchange.live == 0
+
+    def test_after_a_handler_that_fails(self, adapter: str, lines: list[tuple[str, str]]) -> None:
+        """Nothing of it is left."""
+
+        async def fail(_caller: Any, _call: Call[None, None]) -> Answer:
+            self.log.info("begun")
+            raise Refused("forbidden")
+
+        endpoint = Endpoint("POST", "/fail", fail, summary="", policy=Action.READ_DOCUMENTS, hot=True)
+        server = Server(plain=adapter == "plain", endpoints=(endpoint,))
+        reply = server.ask("POST", "/fail")
+        self.log.info("after")
+        made = reply.header("X-Correlation-ID")
+        assert lines == [(f"begun [{made}]", made), ("after", None)]
 
 
 def test_counts_by_duration() -> None:
@@ -155,7 +234,18 @@ JSON = st.recursive(
 FIELDS = st.sampled_from(["user_id", "amount", "account_id", "description", "name", "email", "password", "\0", "x"])
 TOKENS = st.sampled_from([b"POST", b"GET", b"OPTIONS", b"HEAD", b"FOO"])
 PATHS = st.sampled_from(
-    [b"/credit", b"/api/debit", b"/users", b"/balance", b"/balance?user_id=", b"/api/health/detailed"]
+    [
+        b"/credit",
+        b"/api/debit",
+        b"/users",
+        b"/balance",
+        b"/balance?user_id=",
+        b"/api/health/detailed",
+        b"/api/events",
+        b"/api/events?topics=balance_updated",
+        b"/api/events?topics=%ff,users:",
+        b"/ws",
+    ]
 )
 HEADERS = st.lists(
     st.tuples(
@@ -169,6 +259,9 @@ HEADERS = st.lists(
                 "Content-Type",
                 "Expect",
                 "Cookie",
+                "Last-Event-ID",
+                "Upgrade",
+                "Connection",
             ]
         ),
         st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=30),
@@ -180,19 +273,20 @@ HEADERS = st.lists(
 class TestFuzz:
     """Whatever comes, we answer, and never with 500."""
 
-    server = Server()
+    server = LiveMemoryServer()
 
     def check(self, data: bytes, peer: str) -> None:
         """Send it, and look at all answers."""
         connection = self.server.connect(peer)
         connection.send(data)
-        if data.startswith(b"HEAD"):
+        if data.startswith(b"HEAD") or b"\r\nContent-Type: text/event-stream\r\n" in connection.received():
             statuses = [
                 int(status) for status in re.findall(rb"^HTTP/1\.1 ([0-9]{3}) ", connection.received(), re.MULTILINE)
             ]
         else:
             statuses = [reply.status for reply in connection.replies()]
         assert all(status < 500 for status in statuses), statuses
+        connection.hang_up()
 
     @settings(max_examples=400, deadline=None)
     @given(

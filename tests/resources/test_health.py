@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+from ledger.domain.errors import unavailable
 from ledger.resources.health import disk_is_free, memory_is_free
 from ledger.services.child import ChildStatus, State
 from ledger.version import VERSION
@@ -46,16 +47,30 @@ def test_the_long_form(server: Server) -> None:
     }
 
 
-def test_the_service_tree_is_for_the_operator(server: Server) -> None:
-    reply = server.ask("GET", "/api/health/detailed", token=None, peer="127.0.0.1")
+def test_the_service_tree_is_for_admins(server: Server) -> None:
+    reply = server.ask("GET", "/api/health/detailed", token=server.backend.admin_token)
     assert reply.json["services"] == [
         {"name": "database", "state": "running", "restarts": 2, "last_failure": "OSError: gone"},
         {"name": "writer", "state": "running", "restarts": 0, "last_failure": None},
     ]
-    for header in ("X-Forwarded-For", "Origin", "Authorization"):
-        reply = server.ask("GET", "/api/health/detailed", headers={header: "x"}, token=None, peer="127.0.0.1")
+    for token in (None, "own", server.backend.log_in("user"), server.backend.log_in("support")):
+        for peer in ("192.0.2.7", "127.0.0.1"):
+            reply = server.ask("GET", "/api/health/detailed", token=token, peer=peer)
+            assert reply.status == 200
+            assert "services" not in reply.json
+    assert server.ask("GET", "/api/health/detailed", token="nonsense").refusal == (401, "invalid_token")
+
+
+def test_only_the_service_tree_asks_who_calls(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_token: str) -> None:
+        raise unavailable()
+
+    monkeypatch.setattr(server.backend, "authenticate", refuse)
+    for path in ("/api/health", "/api/health/detailed", "/api/health/ready", "/api/health/live"):
+        reply = server.ask("GET", path, token=server.backend.admin_token)
         assert reply.status == 200
         assert "services" not in reply.json
+    assert server.ask("GET", "/balance").refusal == (503, "service_unavailable")
 
 
 def test_a_database_that_is_away_is_told(server: Server) -> None:

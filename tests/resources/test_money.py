@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ledger.domain.errors import unavailable
+from tests.resources.backend import MemoryBackend, Settings
 from tests.resources.harness import Server
 
 UNKNOWN = "01900000-0000-7000-8000-ffffffffffff"
@@ -164,6 +165,16 @@ def test_above_the_configured_limit_is_refused(server: Server) -> None:
     assert server.credit("9" * 60).refusal == (422, "amount_exceeds_limit")
 
 
+def test_a_replay_is_answered_although_the_limit_was_lowered_since(server: Server) -> None:
+    firsts = [server.credit("100.00", key="c"), server.debit("90.00", key="d")]
+    server.backend.config.max_amount = 1_000
+    for first, again in zip(firsts, [server.credit("100.00", key="c"), server.debit("90.00", key="d")], strict=True):
+        assert (again.status, again.data) == (201, first.data)
+        assert again.header("Idempotent-Replayed") == "true"
+    assert server.credit("100.00", key="another").refusal == (422, "amount_exceeds_limit")
+    assert server.credit("99.00", key="c").refusal == (409, "duplicate_transaction")
+
+
 @pytest.mark.parametrize("status", ["FROZEN", "SUSPENDED", "INACTIVE", "CLOSED"])
 def test_an_account_that_is_not_active_is_refused(server: Server, status: str) -> None:
     server.backend.book.accounts[server.account.account_id].status = status
@@ -204,9 +215,13 @@ def test_an_admin_acts_for_any_user(server: Server) -> None:
     assert credit(user_id=server.user_id, account_id=UNKNOWN).refusal == (404, "account_not_found")
 
 
-def test_without_self_funding_only_admins_bring_money_in(server: Server) -> None:
-    server.backend.config.self_funding = False
-    assert server.ask("POST", "/credit", raw=b"not even JSON").refusal == (403, "insufficient_permissions")
+@pytest.mark.parametrize("slowly", [False, True])
+def test_without_self_funding_only_admins_bring_money_in(adapter: str, slowly: bool) -> None:
+    server = Server(MemoryBackend(Settings(self_funding=False), slowly=slowly), plain=adapter == "plain")
+    own = server.backend.log_in("user", server.user_id)
+    for token in (server.token, own, server.backend.log_in("support")):
+        reply = server.ask("POST", "/credit", raw=b"not even JSON", token=token)
+        assert reply.refusal == (403, "insufficient_permissions")
     assert server.debit(1).refusal == (422, "insufficient_funds")
     body = {"user_id": server.user_id, "amount": 1}
     assert server.ask("POST", "/credit", body, token=server.backend.admin_token).status == 201

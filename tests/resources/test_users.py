@@ -32,7 +32,7 @@ def test_a_new_user_has_an_account_and_its_token(server: Server) -> None:
     body = {"user_id": data["id"], "amount": "3"}
     credited = server.ask("POST", "/credit", body, token=data["token"]).data
     assert credited["account_id"] == data["account"]["id"]
-    assert server.backend.passwords == ["correct horse"]
+    assert server.backend.users.passwords == ["correct horse"]
 
 
 def test_an_address_is_taken_once_whatever_its_case(server: Server) -> None:
@@ -65,7 +65,7 @@ def test_what_breaks_the_rules_is_refused(server: Server, changes: dict[str, Any
     reply = sign_up(server, **changes)
     assert reply.refusal == (400, reason)
     assert reply.error["details"]["field"] == field
-    assert server.backend.passwords == []
+    assert server.backend.users.passwords == []
 
 
 def test_a_password_is_never_repeated(server: Server) -> None:
@@ -77,4 +77,4 @@ def test_limits_are_inclusive(server: Server) -> None:
     name, email = "x" * 255, "a" * 249 + "@b.com"
     for password in ("12345678", "x" * 72, "ü" * 36):
         assert sign_up(server, name=name, email=email, password=password).status == 201
-        server.backend.emails.clear()
+        server.backend.users.emails.clear()

@@ -8,45 +8,58 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import Clock
 
-from ledger.domain.errors import Refused
+from ledger.domain.errors import Refused, unavailable
 from ledger.domain.policy import Caller
 from ledger.services import credentials as credentials_module
 from ledger.services.credentials import Credentials
 from ledger.services.listener import Listener
+from ledger.services.signing import Signer
 from ledger.store import tokens
 from ledger.store.postgres import Session
 from ledger.store.tokens import add_token, hash_of, new_token
 from tests.cleanliness import LoggedErrors
 from tests.postgres.cluster import DatabaseServer
-from tests.postgres.house import House, on_reactor, reactor, refusal_of, until
+from tests.postgres.house import House, on_reactor, pause, reactor, refusal_of, until
 
 CALLER = Caller("account", "a", "u")
+
+
+SECRET = b"s" * 32
+USER = "01900000-0000-7000-8000-000000000001"
+JTI = "01900000-0000-7000-8000-000000000002"
+SESSION = Caller("user", None, USER, "user", "s")
 
 
 class Lookups:
     """The database's answers, given when the test says so."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked: list[tuple[bytes, Deferred[Caller | None]]] = []
-        self.valid: set[bytes] = set()
-        monkeypatch.setattr(credentials_module, "find_caller", self.find)
-        monkeypatch.setattr(credentials_module, "still_valid", self.still)
-        self.credentials = Credentials(None)  # type: ignore[arg-type]
+        self.asked: list[tuple[list[Any], Deferred[Any]]] = []
+        monkeypatch.setattr(credentials_module, "find_callers", self.find)
+        monkeypatch.setattr(credentials_module, "find_session_callers", self.find)
+        self.clock: Any = Clock()
+        self.clock.advance(1_000_000.0)
+        self.signer = Signer(SECRET, self.clock.seconds)
+        self.credentials = Credentials(None, self.signer, self.clock)  # type: ignore[arg-type]
 
-    def find(self, _: object, token_hash: bytes) -> Deferred[Caller | None]:
+    def find(self, _: object, names: list[Any]) -> Deferred[Any]:
         """Keep a question."""
-        self.asked.append((token_hash, Deferred()))
+        self.asked.append((names, Deferred()))
         return self.asked[-1][1]
 
-    async def still(self, _: object, hashes: list[bytes]) -> set[bytes]:
-        """Which are valid."""
-        return self.valid & set(hashes)
+    def jwt(self, jti: str = JTI, user_id: str = USER, lifetime: int = 900) -> str:
+        """An access token."""
+        return self.signer.sign("access", user_id, "a@b", "user", jti, lifetime)
 
     def ask(self, token: str) -> list[Any]:
         """Authenticate, and note what it comes to."""
         told: list[Any] = []
-        found = self.credentials.authenticate(token)
+        try:
+            found = self.credentials.authenticate(token)
+        except Refused as refused:
+            return [refused]
         if isinstance(found, Caller):
             told.append(found)
         else:
@@ -54,8 +67,14 @@ class Lookups:
         return told
 
     def answer(self, caller: Caller | None = CALLER) -> None:
-        """Answer the last question."""
-        self.asked[-1][1].callback(caller)
+        """Answer the last question: the same for all that was asked after."""
+        names, answer = self.asked[-1]
+        answer.callback({} if caller is None else dict.fromkeys(names, caller))
+
+    def know(self, token: str, caller: Caller = CALLER) -> None:
+        """Have a token remembered."""
+        self.ask(token)
+        self.answer(caller)
 
 
 async def _awaited(found: Any) -> Any:
@@ -66,6 +85,11 @@ async def _awaited(found: Any) -> Any:
 def lookups(monkeypatch: pytest.MonkeyPatch) -> Lookups:
     """Credentials over answers that the test gives."""
     return Lookups(monkeypatch)
+
+
+def key_of(token: str) -> str:
+    """What is heard when an account's token stops."""
+    return f"token:{hash_of(token).hex()}"
 
 
 def known(lookups: Lookups, token: str) -> bool:
@@ -120,27 +144,30 @@ def test_a_token_that_stops_is_forgotten_at_once(lookups: Lookups) -> None:
     for token in ("one", "two"):
         lookups.ask(token)
         lookups.answer()
-    lookups.credentials.stopped(hash_of("one").hex())
+    lookups.credentials.stopped(key_of("one"))
     assert not known(lookups, "one")
     assert known(lookups, "two")
 
 
 @pytest.mark.parametrize("event", ["stopped", "reconnected", "connected"])
-def test_what_was_read_before_a_revocation_is_not_remembered_after_it(lookups: Lookups, event: str) -> None:
+@pytest.mark.parametrize("valid", [True, False], ids=["valid", "stopped"])
+def test_what_was_read_before_a_revocation_is_read_again_after_it(lookups: Lookups, event: str, valid: bool) -> None:
     """The answer is on its way while the token stops, or while nobody can hear that it does."""
     if event != "connected":
         lookups.credentials.connected()
     told = lookups.ask("t")
     if event == "stopped":
-        lookups.credentials.stopped(hash_of("t").hex())
+        lookups.credentials.stopped(key_of("t"))
     elif event == "reconnected":
         lookups.credentials.disconnected()
         lookups.credentials.connected()
     else:
         lookups.credentials.connected()
     lookups.answer()
-    assert told == [CALLER]
-    assert not known(lookups, "t")
+    assert told == []
+    lookups.answer(CALLER if valid else None)
+    assert [getattr(result, "reason", result) for result in told] == [CALLER if valid else "invalid_token"]
+    assert known(lookups, "t") == valid
 
 
 def test_watchers_hear_it_once_each(lookups: Lookups, logged_errors: LoggedErrors) -> None:
@@ -150,6 +177,9 @@ def test_watchers_hear_it_once_each(lookups: Lookups, logged_errors: LoggedError
         heard.append("burst")
         raise RuntimeError("no")
 
+    lookups.credentials.connected()
+    lookups.know("t")
+    lookups.know("other")
     watch = lookups.credentials.watch
     unwatch_one = watch("t", lambda: heard.append("one"))
     watch("t", burst)
@@ -157,24 +187,152 @@ def test_watchers_hear_it_once_each(lookups: Lookups, logged_errors: LoggedError
     watch("other", lambda: heard.append("other"))
     unwatch_one()
     unwatch_one()
-    lookups.credentials.stopped(hash_of("t").hex())
+    for _ in range(2):
+        lookups.credentials.stopped(key_of("t"))
     assert heard == ["burst", "two"]
     assert len(logged_errors(RuntimeError)) == 1
 
 
 def test_what_stopped_while_deaf_is_found_out(lookups: Lookups) -> None:
     heard: list[str] = []
-    for token in ("kept", "gone"):
-        lookups.credentials.watch(token, lambda token=token: heard.append(token))  # type: ignore[misc]
-    lookups.valid = {hash_of("kept")}
     lookups.credentials.connected()
+    for token in ("kept", "gone"):
+        lookups.know(token)
+        lookups.credentials.watch(token, lambda token=token: heard.append(token))  # type: ignore[misc]
+    lookups.credentials.disconnected()
+    lookups.credentials.connected()
+    names, answer = lookups.asked[-1]
+    assert names == [hash_of("kept"), hash_of("gone")]
+    answer.callback({hash_of("kept"): CALLER})
     assert heard == ["gone"]
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_what_is_watched_without_being_known_is_looked_up(lookups: Lookups, valid: bool) -> None:
+    """It may have stopped between the request that brought it and the watch."""
+    heard: list[str] = []
+    lookups.credentials.connected()
+    lookups.credentials.watch("t", lambda: heard.append("t"))
+    lookups.answer(CALLER if valid else None)
+    assert heard == ([] if valid else ["t"])
+    lookups.credentials.stopped("user:u")
+    assert len(lookups.asked) == (2 if valid else 1)
+
+
+def test_a_watch_that_cannot_be_checked_ends(lookups: Lookups) -> None:
+    heard: list[str] = []
+    lookups.credentials.connected()
+    lookups.know("t")
+    lookups.credentials.watch("t", lambda: heard.append("t"))
+    lookups.credentials.stopped("user:u")
+    assert heard == []
+    lookups.asked[-1][1].errback(unavailable())
+    assert heard == ["t"]
+
+
+@pytest.mark.parametrize(
+    ("now", "ends"),
+    [(SESSION, False), (None, True), (Caller("user", None, USER, "admin", "s"), True)],
+    ids=["as it was", "suspended", "another role"],
+)
+def test_a_change_of_a_user_has_their_tokens_looked_up(lookups: Lookups, now: Caller | None, ends: bool) -> None:
+    heard: list[str] = []
+    lookups.credentials.connected()
+    token = lookups.jwt()
+    lookups.know(token, SESSION)
+    unwatch = lookups.credentials.watch(token, lambda: heard.append("t"))
+    lookups.credentials.stopped(f"user:{USER}")
+    assert not known(lookups, token)
+    lookups.asked[1][1].callback({} if now is None else {JTI: now})
+    assert heard == (["t"] if ends else [])
+    unwatch()
+    assert lookups.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("key", ["session:s", f"user:{USER}"])
+def test_a_session_is_remembered_until_it_or_its_user_stops(lookups: Lookups, key: str) -> None:
+    lookups.credentials.connected()
+    token, other = lookups.jwt(), lookups.jwt(JTI.replace("2", "3"), USER.replace("1", "4", 1))
+    lookups.know(token, SESSION)
+    lookups.know(other, Caller("user", None, USER.replace("1", "4", 1), "user", "s2"))
+    lookups.credentials.stopped("session:another")
+    assert known(lookups, token)
+    lookups.credentials.stopped(key)
+    assert not known(lookups, token)
+    assert known(lookups, other)
+
+
+@pytest.mark.parametrize("key", ["session:s", f"user:{USER}"])
+def test_a_session_that_stops_while_it_is_looked_up(lookups: Lookups, key: str) -> None:
+    lookups.credentials.connected()
+    token = lookups.jwt()
+    told = lookups.ask(token)
+    lookups.credentials.stopped(key)
+    lookups.answer(SESSION)
+    assert told == []
+    lookups.answer(None)
+    assert [refused.reason for refused in told] == ["invalid_token"]
+
+
+def test_a_flow_of_stops_of_others_holds_nobody_up(lookups: Lookups) -> None:
+    lookups.credentials.connected()
+    told = lookups.ask("t")
+    lookups.credentials.stopped("session:another")
+    lookups.answer()
+    assert told == [CALLER]
+    assert known(lookups, "t")
+
+
+def test_a_flood_of_stops_is_not_kept(lookups: Lookups, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials_module, "_STOPS", 3)
+    lookups.credentials.connected()
+    lookups.know("t")
+    told = lookups.ask("slow")
+    for number in range(3):
+        lookups.credentials.stopped(f"session:{number}")
+    assert known(lookups, "t")
+    lookups.credentials.stopped("session:3")
+    assert not known(lookups, "t")
+    lookups.asked[1][1].callback({hash_of("slow"): CALLER})
+    assert told == []  # whether it was among those that stopped is not known any more
+
+
+def test_a_token_that_expires_is_refused_from_the_cache_too(lookups: Lookups) -> None:
+    heard: list[str] = []
+    lookups.credentials.connected()
+    token = lookups.jwt(lifetime=900)
+    lookups.know(token, SESSION)
+    lookups.credentials.watch(token, lambda: heard.append("t"))
+    lookups.clock.advance(899)
+    (caller,) = lookups.ask(token)
+    assert caller == Caller("user", None, USER, "user", "s", 1_000_900)
+    assert heard == []
+    lookups.clock.advance(1)
+    assert [refused.reason for refused in lookups.ask(token)] == ["token_expired"]
+    assert heard == ["t"]
+    assert lookups.clock.getDelayedCalls() == []
+    lookups.credentials.disconnected()
+    assert [refused.reason for refused in lookups.ask(token)] == ["token_expired"]
+    assert len(lookups.asked) == 1
+
+
+def test_what_no_session_bears(lookups: Lookups) -> None:
+    """Neither a refresh token, nor a token whose row is another user's; and nothing is asked for a forged one."""
+    refresh = lookups.signer.sign("refresh", USER, "a@b", "user", JTI, 900)
+    assert [refused.reason for refused in lookups.ask(refresh)] == ["invalid_token_type"]
+    forged = Signer(b"x" * 32, lookups.clock.seconds).sign("access", USER, "a@b", "admin", JTI, 900)
+    assert [refused.reason for refused in lookups.ask(forged)] == ["invalid_token"]
+    assert lookups.asked == []
+    told = lookups.ask(lookups.jwt(user_id=USER.replace("1", "4", 1)))
+    lookups.answer(SESSION)
+    assert [refused.reason for refused in told] == ["invalid_token"]
 
 
 @asynccontextmanager
 async def heard(house: House) -> AsyncIterator[tuple[Credentials, Listener]]:
     """Credentials that listen to the database."""
-    credentials, listener = Credentials(house.pool), Listener(house.url, reactor)
+    credentials = Credentials(house.pool, Signer(SECRET, reactor.seconds), reactor)
+    listener = Listener(house.url, reactor)
     listener.on(tokens.CHANNEL, credentials.stopped)
     listener.tell(credentials)
     await listener.start()
@@ -182,6 +340,41 @@ async def heard(house: House) -> AsyncIterator[tuple[Credentials, Listener]]:
         yield credentials, listener
     finally:
         listener.stop()
+
+
+@on_reactor
+async def test_what_cannot_be_asked_after_an_outage_is_asked_again(
+    database_url: str, database_server: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    async def fails(pool: Any, hashes: list[bytes]) -> dict[bytes, Caller]:
+        asked.append(len(hashes))
+        if len(asked) < 4:
+            raise unavailable()
+        return await tokens.find_callers(pool, hashes)
+
+    async with House(database_url, database_server) as house, heard(house) as (credentials, listener):
+        token = await issue(house)
+        told: list[str] = []
+        other = await issue(house)
+        await credentials.authenticate(token)  # type: ignore[misc]
+        await credentials.authenticate(other)  # type: ignore[misc]
+        credentials.watch(token, lambda: told.append("stopped"))
+        listener.stop()
+        house.sql("UPDATE account_tokens SET revoked_at = now() WHERE token_hash = %s", hash_of(token))
+        monkeypatch.setattr(credentials_module, "find_callers", fails)
+        await listener.start()
+        await until(lambda: told)
+        assert asked == [1] * 4
+        await credentials.authenticate(other)  # type: ignore[misc]
+        credentials.watch(other, lambda: told.append("again"))
+        asked.clear()
+        listener.stop()
+        await listener.start()
+        listener.stop()  # which ends the asking too
+        await pause(0.2)
+        assert asked == [1]
 
 
 async def issue(house: House) -> str:
@@ -229,7 +422,7 @@ async def test_while_nothing_is_heard_every_token_is_looked_up(
         for _ in range(2):
             found = credentials.authenticate(token)
             assert not isinstance(found, Caller)
-            assert await found == Caller("account", house.cast.accounts[0].id, None)
+            assert await found == Caller("account", house.cast.accounts[0].id, None, token_hash=hash_of(token).hex())
         house.sql("UPDATE account_tokens SET revoked_at = now()")
         found = credentials.authenticate(token)
         assert not isinstance(found, Caller)

@@ -24,9 +24,12 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from ledger.domain.errors import ConfigurationError
+from ledger.resources.addresses import Addresses
 from ledger.resources.exchange import Exchange
+from ledger.resources.guards import Guards
 from ledger.resources.routes import all_endpoints
 from ledger.resources.site import LedgerSite
+from ledger.services.deadline import Overrun
 from ledger.services.http import Http, _lengthen_backlog
 from tests.resources.backend import MemoryBackend
 
@@ -38,7 +41,8 @@ def make(backend: MemoryBackend | None = None, *listen: str, **more: Any) -> tup
     """Build a server over a backend in memory."""
     backend = backend or MemoryBackend()
     endpoints = all_endpoints(backend, reactor.seconds)
-    site = LedgerSite(reactor, Exchange(backend, reactor.seconds, os.urandom), endpoints, {})
+    guards = Guards(Addresses(()), None)
+    site = LedgerSite(reactor, Exchange(backend, guards, reactor.seconds, os.urandom), endpoints, {})
     return Http(reactor, site, listen or (ANY_PORT,), **more), site
 
 
@@ -111,7 +115,7 @@ async def test_it_listens_on_all_endpoints_and_says_where(tmp_path: Path) -> Non
 
 
 @pytest_twisted.ensureDeferred
-async def test_over_a_unix_socket_nobody_is_the_operator(tmp_path: Path) -> None:
+async def test_over_a_unix_socket_nobody_is_an_admin_without_a_token(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     http, _ = make(None, f"unix:{path}")
 
@@ -286,6 +290,33 @@ async def test_a_stop_has_a_deadline_and_survives_trouble_with_the_sockets(logge
         await answer
     waiting.pop()()
     assert len(logged_errors(RuntimeError)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_sockets_that_do_not_close_take_nothing_from_the_requests_time(logged_errors: Any) -> None:
+    waiting: list[Callable[[], None]] = []
+    turns: list[str] = []
+    never: Deferred[None] = Deferred()
+
+    async def close() -> None:
+        turns.append("close")
+        await never
+
+    backend = MemoryBackend(later=waiting.append)
+    http, _ = make(backend, close_sockets=close, reopen_sockets=lambda: turns.append("reopen"), drain_seconds=0.5)
+    await http.start()
+    answer = talk(port_of(http), credit(backend, "k"))
+    await until(lambda: waiting)
+    began = reactor.seconds()
+    stopped = Deferred.fromCoroutine(http.stop())
+    await until(lambda: turns == ["reopen", "close"])
+    waiting.pop()()
+    assert (await answer).startswith(b"HTTP/1.1 201 ")
+    assert not stopped.called
+    await stopped
+    assert reactor.seconds() - began < http.stop_deadline
+    never.callback(None)
+    assert len(logged_errors(Overrun)) == 1
 
 
 @pytest_twisted.ensureDeferred

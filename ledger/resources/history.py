@@ -1,0 +1,81 @@
+"""The transactions of an account, for whoever may read it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from ledger.domain.errors import Refused
+from ledger.domain.policy import Action, Caller
+from ledger.domain.transactions import Direction, Kind, Transaction
+from ledger.resources.backend import Backend
+from ledger.resources.endpoint import Answer, Call, Endpoint
+from ledger.resources.paging import KeysetMetadata, KeysetPagination, KeysetQuery, limit_of
+from ledger.resources.reading import Id, Moment
+from ledger.resources.wallet import OF_ONE, wallet_meant
+from ledger.store.history import Wanted
+
+_MOST: Final = 2**63 - 1
+_is_version = re.compile(r"[1-9][0-9]{0,18}\Z").match
+
+
+class TransactionsQuery(KeysetQuery, frozen=True, kw_only=True):
+    """Which transactions: of an account, in a direction, of a kind, and booked within a time without its end."""
+
+    account_id: Id | None = None
+    type: Annotated[Direction, Meta(extra={"reason": "invalid_direction"})] | None = None
+    kind: Kind | None = None
+    since: Moment | None = msgspec.field(name="from", default=None)
+    before: Moment | None = msgspec.field(name="to", default=None)
+
+
+class HistoryEndpoints:
+    """GET /api/transactions."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Declare it."""
+        return (
+            Endpoint(
+                "GET",
+                "/api/transactions",
+                self.read,
+                summary="The transactions of one's account, newest first",
+                policy=Action.READ_HISTORY,
+                query=TransactionsQuery,
+                answer=list[Transaction],
+                refuses=(
+                    *OF_ONE,
+                    "invalid_request",
+                    "invalid_pagination",
+                    "invalid_cursor",
+                    "invalid_direction",
+                    "invalid_datetime_format",
+                ),
+            ),
+        )
+
+    async def read(self, caller: Caller, call: Call[None, TransactionsQuery]) -> Answer:
+        """Read those after a place; a page may hold fewer than its limit while `has_more` says that others follow."""
+        query = call.query
+        limit, below = limit_of(query), _version(query.cursor)
+        owner = await wallet_meant(self._backend, caller, Action.READ_HISTORY, query.account_id)
+        wanted = Wanted(query.type, query.kind, query.since, query.before)
+        page = await self._backend.wallets.transactions(owner, wanted, below, limit)
+        following = None if page.following is None else str(page.following)
+        pagination = KeysetPagination(limit=limit, has_more=following is not None, next_cursor=following)
+        return Answer(page.transactions, metadata=KeysetMetadata(pagination))
+
+
+def _version(cursor: str | None) -> int | None:
+    """Return the version below which a list goes on, or refuse with `invalid_cursor`."""
+    if cursor is None:
+        return None
+    if not _is_version(cursor) or int(cursor) > _MOST:
+        raise Refused("invalid_cursor", field="cursor")
+    return int(cursor)
