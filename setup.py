@@ -26,6 +26,7 @@ setup(
         "psycopg2-binary>=2.9.10",
         "pyjwt>=2.9",
         "bcrypt>=4.2",
+        "cryptography>=43",
         "treq>=24.9",
         "msgspec>=0.20",
         "yoyo-migrations>=9.0",

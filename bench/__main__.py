@@ -11,7 +11,9 @@ from typing import Final
 from bench import report
 from bench.batches import alone
 from bench.beside import beside
+from bench.bets import bets
 from bench.delivery import live
+from bench.games import games
 from bench.http import OURS, RECIPES, THEIRS, http
 from bench.load import find_wrk
 from bench.report import Options, Report
@@ -21,6 +23,8 @@ SECTIONS: Final[dict[str, Callable[[Options], Report]]] = {
     "http": http,
     "live": live,
     "beside": beside,
+    "games": games,
+    "games-http": bets,
 }
 
 
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     servers = (given.only,) if given.only else (OURS, THEIRS)
     options = Options(given.seconds, given.rounds, given.accounts, given.memory_seconds, servers)
     signal.signal(signal.SIGTERM, _terminated)
-    if not given.sections or "http" in given.sections:
+    if not given.sections or {"http", "games-http"} & set(given.sections):
         find_wrk()  # now rather than after minutes of the other sections
     faulty = False
     for name in given.sections or SECTIONS:

@@ -23,7 +23,7 @@ _START_PATIENCE: Final = 60.0
 _STOP_PATIENCE: Final = 20.0
 
 # Each thread has an interpreter of its own; `setup` and `done` run in that of the main one.
-_SCRIPT: Final = """
+_CREDITS: Final = """
 local threads, sent = 0, 0
 function setup(thread) threads = threads + 1; thread:set("number", threads) end
 function init(args) math.randomseed(number) end
@@ -32,6 +32,8 @@ function request()
   local one = customers[math.random(#customers)]
   return one[1] .. run .. "-" .. number .. "-" .. sent .. "\\r\\n\\r\\n" .. one[2]
 end
+"""
+_DONE: Final = """
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(
@@ -129,11 +131,25 @@ def post_credits(
     each_second: Callable[[], None] = lambda: None,
 ) -> Measured:
     """Load `POST /credit` for that long, each request with a key of its own, over those accounts at random."""
+    script = _script(server.port, customers)
+    return run_wrk(server, "/credit", script, seconds, connections, threads, each_second)
+
+
+def run_wrk(
+    server: Server,
+    path: str,
+    requests: str,
+    seconds: int,
+    connections: int,
+    threads: int,
+    each_second: Callable[[], None] = lambda: None,
+) -> Measured:
+    """Load a path for that long with what a script in Lua makes for requests."""
     wrk = [find_wrk(), f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_script(server.port, customers))
+        script.write(requests + _DONE)
         script.flush()
-        command = [*wrk, "-s", script.name, f"http://127.0.0.1:{server.port}/credit"]
+        command = [*wrk, "-s", script.name, f"http://127.0.0.1:{server.port}{path}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             try:
                 printed = _output(process, each_second)
@@ -171,7 +187,7 @@ def _script(port: int, customers: Sequence[Customer]) -> str:
         )
         lines.append(f"{{{json.dumps(head)}, {json.dumps(body)}}}")
     table = ",\n".join(lines)
-    return f"local run = '{secrets.token_hex(8)}'\nlocal customers = {{\n{table}\n}}\n{_SCRIPT}"
+    return f"local run = '{secrets.token_hex(8)}'\nlocal customers = {{\n{table}\n}}\n{_CREDITS}"
 
 
 def _free_port() -> int:

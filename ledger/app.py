@@ -34,6 +34,7 @@ from ledger.services.credentials import Credentials
 from ledger.services.database import Database
 from ledger.services.embedded_postgres import EmbeddedPostgres
 from ledger.services.feed import FeedService
+from ledger.services.game_wallets import GameWallets
 from ledger.services.http import Http
 from ledger.services.ids import new_id
 from ledger.services.jwt_secret import kept_secret
@@ -92,13 +93,14 @@ def build(config: Config, reactor: Any) -> Ladder:
     passwords = Passwords(reactor)
     guard = LoginGuard(reactor.seconds, enabled=config.rate_limit is not None)
     signer = Signer(_secret(config), reactor.seconds)
-    credentials = Credentials(database.pool, signer, reactor)
+    credentials = Credentials(database.pool, signer, reactor, database.listener.is_current)
     sessions = Sessions(database.pool, signer, passwords, credentials, new_id, guard)
     stopped = credentials.stopped
     users = Users(config, database.pool, writer.submit, passwords, guard, stopped, new_id, reactor)
     audit = Audit(database.pool, reactor, new_id)
     wallets = Wallets(config, database.pool, stopped, new_id, reactor)
-    core = Core(config, database, writer, credentials, users, sessions, audit, wallets, ladder.status)
+    games = GameWallets(database.pool, writer.submit, new_id, config.max_amount)
+    core = Core(config, database, writer, credentials, users, sessions, audit, wallets, games, ladder.status)
 
     listener = database.listener
     listener.on(CHANNEL, lambda head: feed.head_moved(int(head)))

@@ -4,7 +4,6 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -207,9 +206,18 @@ def _create_admin(options: Any, config: Config) -> None:
     _end(lines, well)
 
 
+class _Unbuilt:
+    """Stands where the server's parts are only handed on: endpoints that are declared, and never called."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
 def _routes(options: Any, config: Config) -> None:
-    # They are only declared here, and never called.
-    backend: Any = SimpleNamespace(config=config, users=None, sessions=None, audit=None)
+    backend: Any = _Unbuilt(config)
     endpoints = all_endpoints(backend, lambda: 0.0)
     print((routes_page if options["markdown"] else routes_text)(endpoints), end="")
 

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import platformdirs
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from twisted.internet.endpoints import serverFromString
 
 from ledger.domain.errors import ConfigurationError, Refused
@@ -18,6 +21,7 @@ from ledger.domain.secret import Secret
 _POOL_LIMIT: Final = 80
 _SECRET_VARIABLE: Final = "LEDGER_JWT_SECRET"
 _LEAST_SECRET: Final = 32
+_LEAST_RSA: Final = 2048
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Config:
     currency: str
     max_amount: int
     self_funding: bool
+    games_public_key: RSAPublicKey | None
     cors_origins: tuple[str, ...]
     trusted_proxies: tuple[str, ...]
     log_format: str
@@ -94,6 +99,18 @@ def _secret_file(text: str) -> Secret:
         return _secret(Path(text).read_text().strip())
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {text}: {getattr(error, 'strerror', None) or 'not text'}") from None
+
+
+def _public_key(text: str) -> RSAPublicKey:
+    try:
+        key = load_pem_public_key(Path(text).read_bytes())
+    except OSError as error:
+        raise ValueError(f"cannot read {text}: {error.strerror}") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError(f"{text} holds no public key in PEM form") from None
+    if not isinstance(key, RSAPublicKey) or key.key_size < _LEAST_RSA:
+        raise ValueError(f"{text} must hold an RSA key of {_LEAST_RSA} bits or more")
+    return key
 
 
 def _rate(text: str) -> tuple[int, int] | None:
@@ -170,6 +187,7 @@ OPTIONS: Final = (
         str(DEFAULT_MAX_AMOUNT),
         "the largest amount of one operation, in minor units",
     ),
+    Option("games-public-key", "games_public_key", _public_key, None, "a PEM file: the key that games sign with"),
     Option("self-funding", "self_funding", _switch, "on", "whether users may bring money in themselves: on or off"),
     Option(
         "cors-origin", "cors_origins", _origin, None, "an origin whose pages may call; may be repeated", repeats=True

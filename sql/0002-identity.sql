@@ -4,6 +4,9 @@ ALTER TABLE users ADD COLUMN verified boolean NOT NULL DEFAULT false;
 
 -- Lists of users: newest first, and in the other orders that can be asked for.
 CREATE INDEX users_by_time ON users (inserted_at DESC, id DESC);
+CREATE INDEX users_by_status ON users (status, inserted_at DESC, id DESC);
+CREATE INDEX users_by_role ON users (role, inserted_at DESC, id DESC);
+CREATE INDEX users_by_name ON users (full_name, id);
 
 CREATE TABLE sessions (
     id         uuid PRIMARY KEY,
@@ -13,7 +16,9 @@ CREATE TABLE sessions (
     revoked_at timestamptz
 );
 
-CREATE INDEX sessions_of_user ON sessions (user_id, created_at);
+-- Whether a user has logged in from an address; and the sessions that have not ended, which may be few among many.
+CREATE INDEX sessions_of_user ON sessions (user_id, address, created_at);
+CREATE INDEX sessions_live ON sessions (user_id, created_at DESC, id DESC) WHERE revoked_at IS NULL;
 
 -- One row for each pair of tokens: an access token lives as long as its session, a refresh token until it is rotated.
 CREATE TABLE refresh_tokens (
@@ -72,3 +77,8 @@ CREATE TABLE audit_log (
 );
 
 CREATE INDEX audit_log_by_time ON audit_log (at DESC, id DESC);
+
+-- One index for each filter: who looks for a rare row does not read 90 days of others.
+CREATE INDEX audit_log_by_event ON audit_log (event, at DESC, id DESC);
+CREATE INDEX audit_log_by_actor ON audit_log (actor_id, at DESC, id DESC) WHERE actor_id IS NOT NULL;
+CREATE INDEX audit_log_by_address ON audit_log (address, at DESC, id DESC) WHERE address IS NOT NULL;

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any, Final, NoReturn, TypeGuard
 
 import msgspec
@@ -40,7 +41,8 @@ CURRENCY: Final = "USD"
 MAX_NAME: Final = 255
 MAX_DEPTH: Final = 32
 MAX_METADATA: Final = 16_384  # bytes of JSON that a record keeps of the fields that are nothing to us
-MAX_DIGITS: Final = 400  # of an integer that is read as one: a hundred would do
+MAX_CONTENT: Final = 1_024  # bytes of JSON of one field that is compared; of a longer one there is a digest
+MAX_DIGITS: Final = 400  # of an integer that is read as one: twenty would do
 
 _REQUIRED: Final = {
     "bet": ("user", "transaction_uuid", "request_uuid", "currency", "amount"),
@@ -49,7 +51,7 @@ _REQUIRED: Final = {
 }
 _REQUIRED_TO_ASK: Final = ("user", "request_uuid")
 
-# Bodies are told in the order of these; what a record says itself is not said again in its metadata.
+# What is kept before all else, where not everything can be.
 _FIRST_OF_METADATA: Final = ("request_uuid", "reference_transaction_uuid", "round", "game_code")
 
 _is_uuid = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.ASCII).fullmatch
@@ -75,9 +77,9 @@ class Transaction(GameRequest, frozen=True, gc=False):
 
     kind: str
     transaction_uuid: str
-    currency: Any  # these five as the body has them: text and an integer where they are required
+    currency: Any  # these five as the body has them, unless they are very long
     amount: Any
-    round: Any
+    game_round: Any
     game_code: Any
     reference: Any
     metadata: Mapping[str, Any]
@@ -85,22 +87,30 @@ class Transaction(GameRequest, frozen=True, gc=False):
     @property
     def content(self) -> Any:
         """What makes two requests with one uuid the same, but for kind and user."""
-        return (self.currency, self.amount, self.round, self.game_code, self.reference)
+        return (self.currency, self.amount, self.game_round, self.game_code, self.reference)
 
 
 def read_json(body: bytes) -> Any:
-    """Return what a JSON text says, numbers beyond any range being infinite; None where it is not JSON."""
+    """Return what a JSON text says, or None where it is not JSON.
+
+    Where a number is beyond any range, those that are no plain integers become arrays of their text, which is of no
+    type that a field may have.
+    """
     try:
         return msgspec.json.decode(body)
     except Exception:  # a number out of range, too, which leaves the text JSON
         try:
-            return json.loads(body.decode(), parse_int=_integer, parse_constant=_no_constant)
+            return json.loads(body.decode(), parse_int=_integer, parse_float=_text, parse_constant=_no_constant)
         except Exception:
             return None
 
 
-def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
+def _integer(digits: str) -> int | list[str]:
+    return int(digits) if len(digits) <= MAX_DIGITS else _text(digits)
+
+
+def _text(number: str) -> list[str]:
+    return [number]
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -136,10 +146,14 @@ def read_transaction(kind: str, body: object, most: int = DEFAULT_MAX_AMOUNT) ->
         currency, amount = rest.pop("currency"), rest.pop("amount")
         if type(currency) is not str or type(amount) is not int or not 0 <= amount <= most:
             raise Misread(WRONG_TYPES, body)
-    round_, game_code = rest.get("round"), rest.get("game_code")
+    game_round, game_code = rest.get("round"), rest.get("game_code")
+    if size > MAX_CONTENT:
+        currency, amount, game_round, game_code, reference = map(
+            _comparable, (currency, amount, game_round, game_code, reference)
+        )
     metadata = rest if size <= MAX_METADATA else _within_limit(rest)
     return Transaction(
-        user, request_uuid, kind, transaction_uuid, currency, amount, round_, game_code, reference, metadata
+        user, request_uuid, kind, transaction_uuid, currency, amount, game_round, game_code, reference, metadata
     )
 
 
@@ -166,6 +180,11 @@ def _is_deeper(value: object, allowed: int) -> bool:
     elif not isinstance(value, list | tuple):
         return False
     return allowed == 0 or any(_is_deeper(inner, allowed - 1) for inner in value)
+
+
+def _comparable(value: object) -> object:
+    text = canonical(value)
+    return value if len(text) <= MAX_CONTENT else [blake2b(text, digest_size=16).hexdigest()]
 
 
 def _within_limit(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,8 @@ class Action(Enum):
     RENEW_TOKEN = "replace the token of an account"
     REISSUE_TOKEN = "give a new token for one that was lost"
     WATCH_EVERYTHING = "watch every balance"
+    PLAY = "send signed calls of games"
+    MANAGE_GAME_USERS = "make, enable and disable game users"
 
 
 def _row(anyone: int, account: int, user: int, support: int, admin: int) -> MappingProxyType[Role, Reach]:
@@ -103,6 +105,8 @@ TABLE: Final = MappingProxyType(
         Action.RENEW_TOKEN: _row(_NONE, _OWN, _OWN, _OWN, _OWN),
         Action.REISSUE_TOKEN: _row(_NONE, _NONE, _NONE, _NONE, _ANY),
         Action.WATCH_EVERYTHING: _row(_NONE, _NONE, _NONE, _ANY, _ANY),
+        Action.PLAY: _row(_ANY, _ANY, _ANY, _ANY, _ANY),
+        Action.MANAGE_GAME_USERS: _row(_NONE, _NONE, _NONE, _NONE, _ANY),
     }
 )
 

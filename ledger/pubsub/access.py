@@ -40,12 +40,18 @@ class Visit(Protocol):
     def answer_without_get(self) -> None:
         """Answer OPTIONS, refuse any other method than GET, and finish the request."""
 
+    def witness(self) -> "Note":
+        """Return what writes down refusals for as long as the stream lasts, and holds nothing of the request."""
+
 
 class Front(Protocol):
     """Where requests come in."""
 
     def visit(self, name: str, request: Any) -> Visit:
         """Begin to answer a request; `name` is what counts and logs call it."""
+
+
+Note = Callable[[Refused, Caller | None], None]  # writes down a refusal that is told on the stream itself
 
 
 @dataclass(frozen=True)

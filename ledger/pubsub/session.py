@@ -29,7 +29,7 @@ from twisted.logger import Logger
 
 from ledger.domain.errors import Refused
 from ledger.domain.policy import Caller
-from ledger.pubsub.access import Bearer, Context, bearer_token
+from ledger.pubsub.access import Bearer, Context, Note, bearer_token
 from ledger.pubsub.event import Event
 from ledger.pubsub.following import Following, Outlet
 from ledger.pubsub.sockets import STOPPING, TOO_SLOW, UNAUTHENTICATED
@@ -43,6 +43,7 @@ _MOST_QUEUED: Final = 100
 _MOST_UNREAD: Final = 1_000
 _IN_A_ROW: Final = 20
 _LONGEST_TEXT: Final = 512
+_LONGEST_TOKEN: Final = 4_096  # as in a header: a signed token holds an e-mail address
 
 _encode = msgspec.json.Encoder().encode
 
@@ -62,9 +63,10 @@ class Line(Protocol):
 class Session:
     """One client: who it is, what it follows, and its messages in their order."""
 
-    def __init__(self, context: Context, line: Line) -> None:
+    def __init__(self, context: Context, line: Line, note: Note = lambda _refused, _caller: None) -> None:
         self._context = context
         self._line = line
+        self._note = note
         self._caller: Caller | None = None
         self._bearer = Bearer(context.authenticator, self._revoked)
         self._followings: dict[str, Following] = {}
@@ -171,6 +173,7 @@ class Session:
                     message = _read(kind, content)
                     await self._handle(message)
             except Refused as refused:
+                self._note(refused, self._caller)
                 self._refuse(refused, message.get("topic"))
                 if kind == "header" and refused.reason != "service_unavailable":
                     self.close(UNAUTHENTICATED, refused.message)
@@ -193,7 +196,7 @@ class Session:
         if kind == "ping":
             self._send({"type": "pong"})
         elif kind == "auth":
-            await self._authenticate(_text(message, "token"))
+            await self._authenticate(_text(message, "token", _LONGEST_TOKEN))
         elif kind == "subscribe":
             await self._subscribe(_text(message, "topic"), message.get("since"))
         elif kind == "unsubscribe":
@@ -261,10 +264,10 @@ def _read(kind: str, content: str | bytes) -> dict[str, Any]:
     return message
 
 
-def _text(message: dict[str, Any], field: str) -> str:
+def _text(message: dict[str, Any], field: str, longest: int = _LONGEST_TEXT) -> str:
     value = message.get(field)
     if value is None or value == "":
         raise Refused("missing_fields", field=field)
-    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
+    if not isinstance(value, str) or len(value) > longest:
         raise Refused("invalid_request", field=field)
     return value

@@ -39,10 +39,11 @@ class Socket(WebSocketServerProtocol):  # type: ignore[misc]
 
     def onOpen(self) -> None:
         """Begin the session."""
-        self.visit = None
+        visit, self.visit = self.visit, None
+        assert visit is not None
         self.transport.unregisterProducer()  # the HTTP channel that this connection began as
         self.transport.registerProducer(self, True)
-        self.session = Session(self.factory.context, self)
+        self.session = Session(self.factory.context, self, visit.witness())
         self.session.opened(self._authorization)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:

@@ -7,7 +7,7 @@ import msgspec
 from ledger.domain.identity import MAX_EMAIL
 from ledger.domain.policy import Action, Caller
 from ledger.domain.secret import Secret
-from ledger.resources.endpoint import Answer, Call, Endpoint
+from ledger.resources.endpoint import Answer, Call, Endpoint, Said
 from ledger.resources.users import UserView, user_view
 from ledger.services.sessions import Sessions, Tokens
 
@@ -33,12 +33,6 @@ class LoggedIn(msgspec.Struct, frozen=True):
     token_type: str
     expires_in: int
     user: UserView
-
-
-class Said(msgspec.Struct, frozen=True):
-    """That it was done."""
-
-    message: str
 
 
 class AuthEndpoints:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Protocol
 
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from twisted.internet.defer import Deferred
 
 from ledger.domain.accounts import Account, Owner
@@ -12,6 +13,7 @@ from ledger.domain.commands import Command, Replayed, Sealed
 from ledger.domain.policy import Caller
 from ledger.services.audit import Audit
 from ledger.services.core import Health
+from ledger.services.game_wallets import GameWallets
 from ledger.services.sessions import Sessions
 from ledger.services.users import Users
 from ledger.services.wallets import Wallets
@@ -26,6 +28,8 @@ class Config(Protocol):
     def max_amount(self) -> int: ...
     @property
     def self_funding(self) -> bool: ...
+    @property
+    def games_public_key(self) -> RSAPublicKey | None: ...
     @property
     def cors_origins(self) -> tuple[str, ...]: ...
     @property
@@ -45,6 +49,8 @@ class Backend(Protocol):
     def audit(self) -> Audit: ...
     @property
     def wallets(self) -> Wallets: ...
+    @property
+    def games(self) -> GameWallets: ...
 
     def authenticate(self, token: str) -> Caller | Awaitable[Caller]:
         """Return who bears a token, or refuse with `invalid_token`, `token_expired` or `invalid_token_type`."""

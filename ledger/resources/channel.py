@@ -16,7 +16,7 @@ from zope.interface import provider
 
 from ledger.domain.errors import Refused
 from ledger.resources.answers import JSON, REASONS, SECURITY_HEADERS, TRANSPORT_SECURITY, Outgoing
-from ledger.resources.exchange import Incoming
+from ledger.resources.incoming import Incoming
 from ledger.resources.plain_adapter import read_request
 
 if TYPE_CHECKING:
@@ -112,6 +112,10 @@ class LedgerRequest(_Request):  # type: ignore[misc]
             incoming = Incoming(self.requestHeaders, query, self.content.getvalue(), channel.peer_host)
             site.exchange.take(hot, incoming, {}, self.send)
             return
+        if self.path == b"*":  # Twisted would answer this by itself, unlike everything else
+            incoming = Incoming(self.requestHeaders, b"", b"", channel.peer_host)
+            self.send(site.exchange.refuse(incoming, Refused("resource_not_found")))
+            return
         self.args = _parse_query(query, True) if query else {}
         self.content.seek(0)
         self.process()
@@ -129,7 +133,9 @@ class LedgerRequest(_Request):  # type: ignore[misc]
         self.requestHeaders.removeHeader(b"Expect")  # Twisted would go on to invite the body
         self.channel.persistent = False
         incoming = Incoming(self.requestHeaders, b"", b"", self.channel.peer_host)
-        self._say(self.channel.site.exchange.refuse(incoming, Refused("payload_too_large", limit=self._limit)))
+        refused = Refused("payload_too_large", limit=self._limit)
+        meant = self.channel.site.dialect_at(self.channel._path)
+        self._say(self.channel.site.exchange.refuse(incoming, refused, meant=meant))
 
     def _say(self, outgoing: Outgoing) -> None:
         channel = self.channel

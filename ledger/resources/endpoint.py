@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from ledger.domain.errors import Refused
 from ledger.domain.policy import Action, is_open
 from ledger.resources.reading import Reader
 
@@ -27,6 +28,8 @@ class Call(Generic[B, Q]):
     key: str | None
     correlation_id: str
     address: str = ""  # of the client
+    raw: bytes = b""  # the body as it came
+    header: str | None = None  # the value of the header that the endpoint names
     notes: dict[str, Any] = field(default_factory=dict)  # what the audit log shall say of it besides: no secrets
 
 
@@ -39,6 +42,13 @@ class Answer(msgspec.Struct, frozen=True):
     replayed: bool = False
 
 
+class Said(msgspec.Struct, frozen=True):
+    """Data for where there is nothing to tell but that it was done."""
+
+    message: str
+
+
+Dialect = Callable[[Refused, bytes], Answer]  # tells a refusal of a request with this body in words of its own
 Handler = Callable[[Any, Any], Awaitable[Answer]]  # (caller, call): the caller is None where it is not known
 
 
@@ -64,6 +74,9 @@ class Endpoint:
     envelope: bool = True
     rate_limited: bool = True
     body_limit: int = MIB
+    header: str | None = None  # one that the handler looks at, as at the raw body, and the documentation names
+    documents: type[msgspec.Struct] | None = None  # what a raw body should be: for the documentation alone
+    dialect: Dialect | None = None  # where refusals are told in another way than everywhere else
     is_open: bool = field(init=False, repr=False, compare=False)  # whether anyone may call
     read_body: Reader[Any] | None = field(init=False, repr=False, compare=False)
     read_query: Reader[Any] | None = field(init=False, repr=False, compare=False)

@@ -13,16 +13,25 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.routing import BaseConverter
 
 from ledger.domain.errors import Refused
 from ledger.resources.answers import JSON, Outgoing
 from ledger.resources.endpoint import Endpoint
-from ledger.resources.exchange import Exchange, Incoming
+from ledger.resources.exchange import Exchange
+from ledger.resources.incoming import Incoming
 
 _log = Logger()
 
 
 _Resource: Any = Resource  # Twisted leaves it without types
+
+
+class _Rest(BaseConverter):
+    """The rest of a path, whatever is in it: `<rest:name>`."""
+
+    regex = "(?s:.+)"
+    part_isolating = False
 
 
 class KleinAdapter(_Resource):  # type: ignore[misc]
@@ -35,6 +44,7 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
         self._exchange = exchange
         self._app = Klein()
         self._app.url_map.merge_slashes = False
+        self._app.url_map.converters["rest"] = _Rest
         self._plain: dict[bytes, set[str]] = {}  # the methods of paths without parameters, which hide those with some
         for endpoint in endpoints:
             for path in endpoint.paths:
@@ -110,7 +120,7 @@ def incoming_of(request: Request) -> Incoming:
 
 
 def render(request: Request, outgoing: Outgoing) -> bytes:
-    """Set an answer's status and headers, and return its body."""
+    """Set an answer's status and headers, and return its body, as far as it is to be sent."""
     request.setResponseCode(outgoing.status)
     headers = request.responseHeaders
     headers.setRawHeaders(b"X-Correlation-ID", [outgoing.correlation_id.encode("ascii")])
@@ -119,7 +129,7 @@ def render(request: Request, outgoing: Outgoing) -> bytes:
     if outgoing.status != 204:
         headers.setRawHeaders(JSON[0], [JSON[1]])
         headers.setRawHeaders(b"Content-Length", [b"%d" % len(outgoing.body)])
-    return outgoing.body
+    return b"" if request.method == b"HEAD" else outgoing.body  # Twisted would log every body that it leaves out
 
 
 def _deliver(request: Request, answered: Deferred[bytes], outgoing: Outgoing) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from ledger.domain.errors import Refused
 from ledger.domain.policy import Caller
+from ledger.pubsub.access import Note
 from ledger.resources.answers import SECURITY_HEADERS, Headers, Outgoing
 from ledger.resources.channel import on_the_wire
 from ledger.resources.exchange import Exchange
@@ -21,7 +22,9 @@ class LiveVisit:
         self._exchange = exchange
         self._name = name
         self._request = request
-        self._incoming = incoming_of(request)
+        self._incoming = incoming = incoming_of(request)
+        # Made now, if it has to be: one id for all that is said of this request.
+        request.requestHeaders.setRawHeaders(b"X-Correlation-Id", [exchange.correlation_id(incoming).encode()])
         self._caller: Caller | None = None
         self._standing: Headers | None = None  # with the rate limit, once this request has been counted
 
@@ -53,6 +56,10 @@ class LiveVisit:
         else:
             allow = (b"Allow", ", ".join(_METHODS).encode())
             _answer(request, self._exchange.refuse(incoming, Refused("method_not_allowed"), (allow,)))
+
+    def witness(self) -> Note:
+        """Return what writes down refusals for as long as the stream lasts, and holds nothing of the request."""
+        return self._exchange.witness(self._incoming, self._name)
 
     def _refused(self, refused: Refused) -> Outgoing:
         return self._exchange.refuse(

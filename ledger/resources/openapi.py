@@ -14,7 +14,7 @@ from ledger.resources.endpoint import Answer, Call, Endpoint
 from ledger.resources.openapi_live import LIVE_TAG, events_operation
 from ledger.resources.paging import KeysetMetadata, KeysetQuery, OffsetMetadata, OffsetQuery
 from ledger.resources.responses import ERROR_SCHEMA, HEADERS, common_responses, enveloped_schema, reasons, responses
-from ledger.resources.schemas import UUID, Schema, answer_schemas, parameters, reasons_of, request_schemas
+from ledger.resources.schemas import UUID, Schema, answer_schemas, is_id, parameters, reasons_of, request_schemas
 from ledger.version import VERSION
 
 PATH: Final = "/api/openapi.json"
@@ -28,6 +28,7 @@ answers, and a text or a number in requests. Unknown fields are ignored."""
 
 _PARAMETER = re.compile(r"<(?:\w+(?:\([^)]*\))?:)?(\w+)>")
 _WORDS = re.compile(r"\w+")
+_NAME: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": 255}
 _NAMES: Final = {"account": "account tokens", "user": "users", "support": "support", "admin": "admins"}
 
 _KEY: Final[Schema] = {
@@ -81,7 +82,7 @@ class DocumentEndpoints:
 
 def openapi(endpoints: Sequence[Endpoint]) -> Schema:
     """Return the document; every path of an endpoint is an operation of its own."""
-    bodies = tuple(dict.fromkeys(one.body for one in endpoints if one.body is not None))
+    bodies = tuple(dict.fromkeys(kind for one in endpoints if (kind := _sent(one)) is not None))
     types = tuple(dict.fromkeys(kind for one in endpoints for kind in (one.answer, _metadata(one)) if kind is not None))
     body_schemas, sent = request_schemas(bodies)
     type_schemas, said = answer_schemas(types)
@@ -133,21 +134,28 @@ def _operation(endpoint: Endpoint, path: str, template: str, schema_of: dict[Any
     }
     if endpoint.is_open and endpoint.knows_caller:
         operation["security"] = [{}, {"bearer": []}]
-    if endpoint.body is not None:
-        content = {"application/json": {"schema": schema_of[endpoint.body]}}
+    if (sent := _sent(endpoint)) is not None:
+        content = {"application/json": {"schema": schema_of[sent]}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 
 def _parameters(endpoint: Endpoint, path: str) -> list[Schema]:
     found: list[Schema] = [
-        {"name": name, "in": "path", "required": True, "schema": dict(UUID)} for name in _PARAMETER.findall(path)
+        {"name": name, "in": "path", "required": True, "schema": dict(UUID if is_id(name) else _NAME)}
+        for name in _PARAMETER.findall(path)
     ]
     if endpoint.query is not None:
         found += parameters(endpoint.query, "query")
     if endpoint.idempotent:
         found.append(_KEY_REF)
+    if endpoint.header is not None:
+        found.append({"name": endpoint.header, "in": "header", "required": True, "schema": {"type": "string"}})
     return [*found, _CORRELATION_REF]
+
+
+def _sent(endpoint: Endpoint) -> type[msgspec.Struct] | None:
+    return endpoint.body or endpoint.documents
 
 
 def _answers(endpoint: Endpoint, schema_of: dict[Any, Schema]) -> dict[int, Schema]:

@@ -18,7 +18,7 @@ _LARGEST_HEAD: Final = 8192
 _NAMES: Final = """
     Host User-Agent Accept Accept-Encoding Accept-Language Content-Type Content-Length Authorization Connection
     Idempotency-Key X-Correlation-Id X-Request-Id X-Forwarded-For X-Forwarded-Proto X-Forwarded-Host X-Real-Ip Forwarded
-    Via Origin Referer Cookie Cache-Control Pragma Traceparent Tracestate
+    Via Origin Referer Cookie Cache-Control Pragma Traceparent Tracestate X-Hub88-Signature
 """
 _CANONICAL: Final = {
     spelling.encode(): name.encode()

@@ -12,7 +12,7 @@ from ledger.domain.identity import check_name, normalise_email
 from ledger.domain.policy import Action, Caller
 from ledger.domain.secret import Secret
 from ledger.domain.users import Changes
-from ledger.resources.endpoint import Answer, Call, Endpoint
+from ledger.resources.endpoint import Answer, Call, Endpoint, Said
 from ledger.resources.users import UserView, require_confirmed, user_view
 from ledger.services.users import Users
 
@@ -40,12 +40,6 @@ class PasswordChange(msgspec.Struct, frozen=True):
     current_password: Secret
     new_password: Secret
     password_confirmation: Secret
-
-
-class Told(msgspec.Struct, frozen=True):
-    """That something was done."""
-
-    message: str
 
 
 class ProfileEndpoints:
@@ -91,7 +85,7 @@ class ProfileEndpoints:
                 summary="Change one's own password; all other sessions end",
                 policy=Action.USE_PROFILE,
                 body=PasswordChange,
-                answer=Told,
+                answer=Said,
                 refuses=(
                     *common,
                     "missing_fields",
@@ -126,7 +120,7 @@ class ProfileEndpoints:
         body = call.body
         require_confirmed(body.new_password, body.password_confirmation)
         await self._users.change_password(caller, body.current_password, body.new_password, call.address)
-        return Answer(Told("Password changed; all other sessions have ended"))
+        return Answer(Said("Password changed; all other sessions have ended"))
 
 
 def _own_id(caller: Caller) -> str:

@@ -166,7 +166,8 @@ class Reader(Generic[S]):
             is_text = isinstance(value, str) or value.startswith(b'"')
             if is_text and (reason := _reason(kind)) is not None:
                 raise Refused(reason, field=name) from None
-            raise Refused("invalid_request", str(error), field=name) from None
+            message = str(error).partition(" '")[0]  # what follows would be the value itself, however long
+            raise Refused("invalid_request", message, field=name) from None
 
 
 def _convert(text: str, kind: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -9,8 +10,9 @@ from ledger.domain.errors import CATALOGUE, Reason
 from ledger.domain.policy import ROLES, TABLE, Reach
 from ledger.resources.answers import REASONS
 from ledger.resources.endpoint import Endpoint
-from ledger.resources.schemas import Schema
+from ledger.resources.schemas import Schema, is_id
 
+_PARAMETER = re.compile(r"(\w+)>")
 _ERROR: Final = {"$ref": "#/components/schemas/Error"}
 
 ERROR_SCHEMA: Final[Schema] = {
@@ -78,6 +80,8 @@ _REFUSAL_HEADERS: Final = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Re
 
 def reasons(endpoint: Endpoint, of_fields: Iterable[str] = ()) -> dict[int, list[Reason]]:
     """Return what an endpoint, and the way to it, can refuse with, by status; `of_fields` come with its types."""
+    if endpoint.dialect is not None:
+        return {}
     names = {*endpoint.refuses, *of_fields, "internal_server_error", "service_unavailable"}
     row = TABLE[endpoint.policy]
     if not endpoint.is_open:
@@ -93,7 +97,9 @@ def reasons(endpoint: Endpoint, of_fields: Iterable[str] = ()) -> dict[int, list
     if endpoint.idempotent:
         names |= {"invalid_idempotency_key", "duplicate_transaction"}
     if "<" in endpoint.path:
-        names |= {"invalid_uuid_format", "resource_not_found"}
+        names.add("resource_not_found")
+        if any(is_id(name) for name in _PARAMETER.findall(endpoint.path)):
+            names.add("invalid_uuid_format")
     found: dict[int, list[Reason]] = {}
     for name in sorted(names, key=list(CATALOGUE).index):
         found.setdefault(CATALOGUE[name].category.status, []).append(CATALOGUE[name])

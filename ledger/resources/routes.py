@@ -9,6 +9,7 @@ from ledger.resources.auth import AuthEndpoints
 from ledger.resources.backend import Backend
 from ledger.resources.balance import BalanceEndpoints
 from ledger.resources.endpoint import Endpoint
+from ledger.resources.game_wallet import GameUserEndpoints, GameWalletEndpoints
 from ledger.resources.health import HealthEndpoints
 from ledger.resources.history import HistoryEndpoints
 from ledger.resources.money import CashEndpoints
@@ -27,6 +28,8 @@ def all_endpoints(backend: Backend, seconds: Callable[[], float], disk: str = ".
         *BalanceEndpoints(backend).endpoints(),
         *WalletEndpoints(backend).endpoints(),
         *HistoryEndpoints(backend).endpoints(),
+        *GameWalletEndpoints(backend.games, backend.config.games_public_key).endpoints(),
+        *GameUserEndpoints(backend.games).endpoints(),
         *AuthEndpoints(backend.sessions).endpoints(),
         *ProfileEndpoints(backend.users).endpoints(),
         *UserAdminEndpoints(backend.users).endpoints(),

@@ -18,10 +18,12 @@ SECRET: Final[Schema] = {"type": "string", "format": "password", "writeOnly": Tr
 INSTANT: Final[Schema] = {"format": "date-time"}
 MONEY: Final[Schema] = {"pattern": r"^-?[0-9]+(\.[0-9]+)?$", "examples": ["50.00"]}
 
+_ID = re.compile(r"id|.+_id")
+
 # What a text in an answer is, by the name it has everywhere; a type that says more about itself has its own way.
 _MEANINGS: Final[tuple[tuple[re.Pattern[str], Schema], ...]] = (
     (re.compile(r"correlation_id"), {}),
-    (re.compile(r"id|.+_id"), {"format": "uuid"}),
+    (_ID, {"format": "uuid"}),
     (re.compile(r"at|until|timestamp|as_of|.+_at"), INSTANT),
     (re.compile(r"amount|balance|available|captured|.+_amount|.+_balance"), MONEY),
 )
@@ -69,6 +71,11 @@ def parameters(kind: type[msgspec.Struct], place: str) -> list[Schema]:
         }
         for name, content in schema["properties"].items()
     ]
+
+
+def is_id(name: str) -> bool:
+    """Whether a text of that name is a UUID."""
+    return _ID.fullmatch(name) is not None
 
 
 def reasons_of(kind: type[msgspec.Struct] | None) -> set[str]:

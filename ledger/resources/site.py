@@ -53,6 +53,7 @@ class LedgerSite(_Site):  # type: ignore[misc]
         self.draining = False
         self._extra = {path.encode(): resource for path, resource in extra.items()}
         self._limits = {path.encode(): e.body_limit for e in endpoints for path in e.paths if e.body_limit > MIB}
+        self._dialects = {path.encode(): e for e in endpoints for path in e.paths if e.dialect is not None}
         self._channels: dict[LedgerChannel, tuple[int, float]] = {}
         self._date = HttpDate()
         self._sweeping: Any = None
@@ -64,6 +65,10 @@ class LedgerSite(_Site):  # type: ignore[misc]
     def body_limit(self, uri: bytes) -> int:
         """How large the body of a request may be."""
         return self._limits.get(uri.partition(b"?")[0], MIB) if self._limits else MIB
+
+    def dialect_at(self, uri: bytes) -> Endpoint | None:
+        """Return the endpoint at a path if it tells refusals in its own way."""
+        return self._dialects.get(uri.partition(b"?")[0]) if self._dialects else None
 
     def opened(self, channel: LedgerChannel) -> None:
         """Watch over a connection."""

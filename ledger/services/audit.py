@@ -9,6 +9,7 @@ from typing import Final
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from ledger.domain.addresses import client_of
 from ledger.domain.errors import Refused
 from ledger.services.audit_event import AuditEvent, Event, row_of
 from ledger.services.child import Child, Clock
@@ -102,7 +103,8 @@ class Audit(Child):
 
     def _fail(self, event: AuditEvent) -> None:
         now = self._clock.seconds()
-        key = (event.event, event.reason, event.actor_kind, event.actor_id, event.address)
+        client = None if event.address is None else client_of(event.address)
+        key = (event.event, event.reason, event.actor_kind, event.actor_id, client)
         row = self._open.get(key)
         if row is None or not 0 <= now - row.at < MINUTE:
             self._close_old(now)

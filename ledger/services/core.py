@@ -15,6 +15,7 @@ from ledger.services.audit import Audit
 from ledger.services.child import ChildStatus
 from ledger.services.credentials import Credentials
 from ledger.services.database import Database
+from ledger.services.game_wallets import GameWallets
 from ledger.services.ids import new_id
 from ledger.services.remembered import Remembered
 from ledger.services.sessions import Sessions
@@ -46,6 +47,7 @@ class Core:
         sessions: Sessions,
         audit: Audit,
         wallets: Wallets,
+        games: GameWallets,
         children: Callable[[], Sequence[ChildStatus]],
     ) -> None:
         self.config = config
@@ -53,6 +55,7 @@ class Core:
         self.sessions = sessions
         self.audit = audit
         self.wallets = wallets
+        self.games = games
         self._database = database
         self._writer = writer
         self._credentials = credentials

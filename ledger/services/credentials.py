@@ -44,12 +44,14 @@ class _Known(msgspec.Struct):
 
 
 class Credentials:
-    """Answers from memory only while `connected`; what stops is forgotten at once, and its watchers are told.
+    """Answers from memory only while `connected` and `is_current`; what stops is forgotten at once, its watchers told.
 
     Every stop begins an era. Whatever was read in an earlier one is compared with what has stopped since, once.
     """
 
-    def __init__(self, pool: Pool, signer: Signer, clock: Clock) -> None:
+    def __init__(self, pool: Pool, signer: Signer, clock: Clock, is_current: Callable[[], bool] = lambda: True) -> None:
+        """`is_current` says whether all that stopped until a moment ago has been heard of."""
+        self._is_current = is_current
         self._pool = pool
         self._signer = signer
         self._clock = clock
@@ -69,7 +71,7 @@ class Credentials:
             token_hash = hash_of(token)
         except UnicodeEncodeError:
             raise Refused("invalid_token") from None
-        if self._hearing:
+        if self._hearing and self._is_current():
             known = self._known.get(token_hash)
             if known is not None and (known.era == self._era or self._still_holds(token_hash, known)):
                 caller = known.caller
@@ -148,6 +150,7 @@ class Credentials:
             else:
                 caller = _until(expires_at, sub, (await find_session_callers(self._pool, [jti])).get(jti))
             if caller is None:
+                self._known.pop(token_hash, None)
                 raise Refused("invalid_token")
             keys = _keys(token_hash, caller)
             if not self._has_stopped(keys, era):  # else what was read may be older than what was heard meanwhile

@@ -15,7 +15,8 @@ log = Logger()
 
 _PROBE: Final = "ledger_probe"
 _PROBE_WITHIN: Final = 5.0
-_PULSE: Final = 10.0
+_PULSE: Final = 0.25
+_CURRENT: Final = 1.0  # seconds that what was heard last counts for: so soon must a revocation be in force
 _FIRST_RETRY, _LAST_RETRY = 0.05, 3.0
 
 
@@ -39,6 +40,7 @@ class Listener:
         self._ears: list[Ear] = []
         self._running = False
         self._probe: Deferred[None] | None = None
+        self._asked_at = 0.0  # when a question was put that has been answered, and with it all that was told before
         self._pulse = LoopingCall(self._check)
         self._pulse.clock = reactor
         self._retry: Any = None
@@ -48,6 +50,10 @@ class Listener:
     def is_listening(self) -> bool:
         """Whether notifications arrive, as far as is known."""
         return self._session is not None and self._session.is_open
+
+    def is_current(self) -> bool:
+        """Whether all that was told until a moment ago has been heard; not so while the connection is silent."""
+        return bool(self._reactor.seconds() - self._asked_at < _CURRENT)
 
     def on(self, channel: str, heard: Callable[[str], None]) -> None:
         """Have `heard` called with every payload of a channel; before the start."""
@@ -80,6 +86,7 @@ class Listener:
             session.on_notify(self._notified)
             await session.run("; ".join(f'LISTEN "{channel}"' for channel in self._heard))
             self._probe = Deferred()
+            asked_at = self._reactor.seconds()
             await session.run(f"NOTIFY {_PROBE}")
             await within(self._reactor, _PROBE_WITHIN, self._probe, "no notification arrived")
         except Overrun as silent:
@@ -91,7 +98,7 @@ class Listener:
         if not self._running:
             session.close()
             raise ConnectionLost("the listener was stopped")
-        self._session = session
+        self._session, self._asked_at = session, asked_at
         for ear in self._ears:
             self._tell(ear, session, _FIRST_RETRY)
 
@@ -118,8 +125,10 @@ class Listener:
     async def _check_now(self) -> None:
         session = self._session
         if session is not None:
+            asked_at = self._reactor.seconds()
             try:
                 await session.run("SELECT 1")
+                self._asked_at = asked_at
             except (ConnectionLost, StatementFailed):
                 if session is self._session:
                     self._lost()

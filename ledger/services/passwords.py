@@ -1,5 +1,8 @@
 """Passwords: bcrypt on threads of its own, so that a flood of them slows nothing but passwords."""
 
+import os
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -15,6 +18,7 @@ from ledger.services.child import Child
 _ROUNDS: Final = 12
 _QUEUE: Final = 24  # at a quarter of a second each, all are done within the time that http has for its drain
 _PATIENCE: Final = 6.0
+_NICENESS: Final = 10
 
 T = TypeVar("T")
 
@@ -75,4 +79,6 @@ class Passwords(Child):
         """Work in a thread, unless nobody may wait for it any more."""
         if self._pool is not pool or self._reactor.seconds() > latest:
             raise unavailable()
+        if sys.platform == "linux":  # where a thread has a priority of its own: the reactor's goes first
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         return work()

@@ -125,10 +125,11 @@ class Users:
             raise Refused("user_not_found")
         check_password(password.reveal(), user.role, "new_password")
         hashed = await self._passwords.hash(password.reveal())
-        if await store.set_password(self._pool, user_id, hashed) is None:
+        changed = await store.set_password(self._pool, user_id, hashed)
+        if changed is None:
             raise Refused("user_not_found")
         self._stopped(f"user:{user_id}")
-        return await self.find(user_id)
+        return changed[0]
 
     async def change_password(self, caller: Caller, current: Secret, new: Secret, address: str) -> None:
         """Replace the caller's own password, which must be known, and end all other sessions."""
@@ -141,12 +142,12 @@ class Users:
         if new == current:
             raise Refused("invalid_password_format", "The new password is the old one", field="new_password")
         hashed = await self._passwords.hash(new.reveal())
-        ended = await store.set_password(
+        changed = await store.set_password(
             self._pool, user_id, hashed, instead_of=kept.password_hash, except_session=caller.session_id
         )
-        if ended is None:  # it was changed meanwhile
+        if changed is None:  # it was changed meanwhile
             raise Refused("invalid_credentials", field="current_password")
-        for session_id in ended:
+        for session_id in changed[1]:
             self._stopped(f"session:{session_id}")
 
     async def _require_password(self, kept: store.Kept, password: Secret, address: str) -> None:

@@ -90,10 +90,11 @@ async def read(pool: Pool, wanted: AuditFilter, after: tuple[str, str] | None, l
         terms.append("(at, id) < (%s::timestamptz, %s::uuid)")
         values.extend(after)
     where = f"WHERE {' AND '.join(terms)}" if terms else ""
+    # The order names the table's own columns: `id` alone would be the text of the select list, which no index has.
     rows = await pool.query(
         f"""SELECT id::text, {_INSTANT.format("at")}, {_INSTANT.format("until")}, event, reason, endpoint, actor_kind,
                    actor_id::text, address, correlation_id, count, details
-            FROM audit_log {where} ORDER BY at DESC, id DESC LIMIT %s""",
+            FROM audit_log {where} ORDER BY audit_log.at DESC, audit_log.id DESC LIMIT %s""",
         (*values, limit),
     )
     return [AuditLine(*row) for row in rows]

@@ -8,7 +8,8 @@ import msgspec
 from ledger.domain.accounts import Account
 from ledger.domain.commands import ACCOUNTS, Command
 from ledger.domain.deletion import ACCOUNTS_OF_USERS, USERS, Member
-from ledger.domain.games import GAME_TRANSACTIONS, GAME_UNDONE, GAME_USERS, GAMES, Booked, GameUser, Undone
+from ledger.domain.game_users import GAME_USERS, GAMES, GameUser
+from ledger.domain.games import GAME_TRANSACTIONS, GAME_UNDONE, Booked, Undone
 
 
 class FactSource(msgspec.Struct, frozen=True):

@@ -5,7 +5,8 @@ from typing import Any
 
 from ledger.domain.accounts import Account
 from ledger.domain.commands import Book, Command, Outcome, Sealed
-from ledger.domain.games import ASSET, GAME_TRANSACTIONS, GAME_UNDONE, GAME_USERS, WORLD, Booked
+from ledger.domain.game_users import ASSET, GAME_USERS, WORLD
+from ledger.domain.games import GAME_TRANSACTIONS, GAME_UNDONE, Booked
 from ledger.domain.journal import START, Record, read_body
 from ledger.store.memory import instant_text
 

@@ -10,6 +10,7 @@ from ledger.store.pool import Pool
 from ledger.store.postgres import Row, Session
 
 GRACE: Final = 2.0  # seconds in which a token that was given up may come once more: two requests at once
+MOST: Final = 1_000  # sessions of one user: to end them all must not take long, nor ever fail
 KNOWN_DAYS: Final = 30  # for which the address of a login is remembered
 _SLICE: Final = 500
 
@@ -62,17 +63,26 @@ async def find_login(pool: Pool, email: str, address: str) -> Login | None:
 async def begin_session(
     pool: Pool, session_id: str, user_id: str, password_hash: str, address: str, pair: Pair
 ) -> bool:
-    """Begin a session with its first tokens, unless the user has been changed since the password was checked."""
+    """Begin a session with its first tokens, unless the user has been changed since the password was checked.
+
+    Of a user's sessions the oldest ends where there would be more than `MOST`.
+    """
     # The lock makes whoever suspends the user, or sets a password, wait; then they find this session, and end it. In
     # one statement, so that nobody waits for a process that is not there to commit; and what is begun, but not
     # answered, is a session whose tokens nobody has.
     return bool(
         await pool.query(
-            """WITH same AS (SELECT id FROM users WHERE id = %s AND status = 'ACTIVE' AND password_hash = %s FOR SHARE),
-                    begun AS (INSERT INTO sessions (id, user_id, address) SELECT %s, id, %s FROM same RETURNING id)
+            f"""WITH same AS (SELECT id FROM users
+                              WHERE id = %s AND status = 'ACTIVE' AND password_hash = %s FOR SHARE),
+                    begun AS (INSERT INTO sessions (id, user_id, address) SELECT %s, id, %s FROM same RETURNING id),
+                    surplus AS (SELECT id FROM sessions WHERE revoked_at IS NULL AND id IN
+                                    (SELECT id FROM sessions WHERE user_id = %s AND revoked_at IS NULL
+                                     ORDER BY created_at DESC, id DESC OFFSET {MOST - 1})
+                                AND EXISTS (SELECT FROM same) FOR UPDATE SKIP LOCKED),
+                    ended AS (UPDATE sessions SET revoked_at = now() FROM surplus WHERE sessions.id = surplus.id)
                INSERT INTO refresh_tokens (jti, session_id, access_jti, expires_at)
                SELECT %s, id, %s, now() + %s * interval '1 second' FROM begun RETURNING jti""",
-            (user_id, password_hash, session_id, address, pair.refresh_jti, pair.access_jti, pair.lifetime),
+            (user_id, password_hash, session_id, address, user_id, pair.refresh_jti, pair.access_jti, pair.lifetime),
         )
     )
 
@@ -80,9 +90,10 @@ async def begin_session(
 _ADD_PAIR: Final = """INSERT INTO refresh_tokens (jti, session_id, access_jti, expires_at)
                       VALUES (%s, %s, %s, now() + %s * interval '1 second')"""
 
+# Late is what begins late: how long it then waits for the other of two to commit does not count.
 _FIND: Final = f"""
     SELECT s.id::text, s.revoked_at IS NULL, r.rotated_at IS NOT NULL,
-           coalesce(clock_timestamp() - least(r.rotated_at, s.revoked_at) > interval '{GRACE} seconds', false),
+           coalesce(now() - least(r.rotated_at, s.revoked_at) > interval '{GRACE} seconds', false),
            {_USER}
     FROM refresh_tokens AS r JOIN sessions AS s ON s.id = r.session_id JOIN users AS u ON u.id = s.user_id
     WHERE r.jti = %s AND s.user_id = %s"""

@@ -169,19 +169,20 @@ async def find_password(pool: Pool, user_id: str, address: str) -> Kept | None:
 
 async def set_password(
     pool: Pool, user_id: str, password_hash: str, *, instead_of: str | None = None, except_session: str | None = None
-) -> list[str] | None:
-    """Keep a new password and end the user's sessions but one; return those ended.
+) -> tuple[User, list[str]] | None:
+    """Keep a new password and end the user's sessions but one; return the user and those ended.
 
     None where there is no such user, or the password is no longer the one that it was to replace.
     """
 
-    async def work(session: Session) -> list[str] | None:
+    async def work(session: Session) -> tuple[User, list[str]] | None:
         rows = await session.run(
-            """UPDATE users SET password_hash = %s, updated_at = clock_timestamp()
-               WHERE id = %s AND status <> 'DELETED' AND password_hash = coalesce(%s, password_hash) RETURNING id""",
+            f"""UPDATE users SET password_hash = %s, updated_at = clock_timestamp()
+                WHERE id = %s AND status <> 'DELETED' AND password_hash = coalesce(%s, password_hash)
+                RETURNING {_COLUMNS}""",
             (password_hash, user_id, instead_of),
         )
-        return await _end_sessions(session, user_id, except_session) if rows else None
+        return (User(*rows[0]), await _end_sessions(session, user_id, except_session)) if rows else None
 
     return await pool.transact(work)
 

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from ledger.domain.commands import Sealed
 from ledger.domain.deletion import DELETED_USERS, ENDED_SESSIONS, ENDED_TOKENS
-from ledger.domain.games import ASSET, GAME_UNDONE, GAME_USERS
+from ledger.domain.game_users import ASSET, GAME_USERS
+from ledger.domain.games import GAME_UNDONE
 from ledger.domain.journal import canonical
 from ledger.store.prepared import Prepared
 

@@ -42,6 +42,8 @@ BRING_MONEY_IN_FOR_OTHERS   -      -       -    -       *
 RENEW_TOKEN                 -      o       o    o       o
 REISSUE_TOKEN               -      -       -    -       *
 WATCH_EVERYTHING            -      -       -    *       *
+PLAY                        *      *       *    *       *
+MANAGE_GAME_USERS           -      -       -    -       *
 """
 _HEAD, *_LINES = (line.split() for line in EXPECTED.strip().splitlines())
 CELLS = [(role, Action[name], mark) for name, *marks in _LINES for role, mark in zip(_HEAD, marks, strict=True)]
@@ -116,7 +118,7 @@ def test_to_all_but_admins_a_system_account_does_not_exist(role: Role) -> None:
 
 def test_open_is_what_anyone_may_do() -> None:
     assert {action for action in Action if is_open(action)} == {
-        *(Action.SIGN_UP, Action.LOG_IN, Action.OPEN_WALLET, Action.SEE_HEALTH, Action.READ_DOCUMENTS)
+        *(Action.SIGN_UP, Action.LOG_IN, Action.OPEN_WALLET, Action.SEE_HEALTH, Action.READ_DOCUMENTS, Action.PLAY)
     }
 
 

@@ -6,7 +6,7 @@ import json
 import random
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -99,6 +99,12 @@ class Api:
         told = json.loads(content)
         note_all(told)
         return Reply(response.code, response.headers, told)
+
+    async def post(self, path: str, raw: bytes, headers: Mapping[str, str]) -> tuple[int, Any]:
+        """Post a body as it is; returns status and JSON of the answer."""
+        url = f"http://127.0.0.1:{self.port}{path}"
+        response = await self._http.request("POST", url, headers=headers, data=raw, timeout=HANGS_AFTER)
+        return response.code, json.loads(await treq.content(response))
 
     async def move(self, kind: str, customer: Customer, amount: str, key: str | None = None) -> Reply:
         """Credit or debit."""

@@ -21,6 +21,7 @@ from tests.postgres.house import on_reactor, reactor, until
 USER = "01900000-0000-7000-8000-00000000000a"
 START = 1_780_000_000.0
 ALL = AuditFilter()
+MANY = 30_000
 
 
 def row(number: int, at: float | None = None, **more: Any) -> AuditRow:
@@ -191,3 +192,38 @@ async def test_the_service_writes_what_it_is_told(database_url: str, database_se
         lines = await audit.read(AuditFilter(event="admin_action"), None, 2_000)
         assert {line.details["n"] for line in lines} == set(range(1_200))
         assert audit.dropped == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (ALL, "audit_log_by_time"),
+        (AuditFilter(event="admin_action"), "audit_log_by_event"),
+        (AuditFilter(actor_id=USER), "audit_log_by_actor"),
+        (AuditFilter(address="192.0.2.1"), "audit_log_by_address"),
+    ],
+    ids=["all", "event", "actor", "address"],
+)
+@on_reactor
+async def test_a_rare_row_is_found_by_index(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, wanted: AuditFilter, index: str
+) -> None:
+    async with opened(database_url) as pool:
+        await pool.query(
+            f"""INSERT INTO audit_log (id, at, until, event, address)
+                SELECT gen_random_uuid(), now() - n * interval '1 second', now(), 'rate_limited', '10.0.0.' || n % 250
+                FROM generate_series(1, {MANY}) AS n"""
+        )
+        await pool.query("ANALYZE audit_log")
+        await keep(pool, [row(1, actor_id=USER, address="192.0.2.1")])
+        query, plans = pool.query, list[str]()
+
+        async def explained(sql: str, parameters: Any) -> list[tuple[Any, ...]]:
+            plans.extend(line for (line,) in await query(f"EXPLAIN {sql}", parameters))
+            return await query(sql, parameters)
+
+        monkeypatch.setattr(pool, "query", explained)
+        found = await read(pool, wanted, None, 21)
+        assert len(found) == (21 if wanted is ALL else 1)
+        assert any(index in line for line in plans), "\n".join(plans)
+        assert not any("Sort" in line or "Seq Scan" in line for line in plans), "\n".join(plans)

@@ -18,6 +18,7 @@ from ledger.services.audit import Audit
 from ledger.services.core import Core
 from ledger.services.credentials import Credentials
 from ledger.services.database import Database
+from ledger.services.game_wallets import GameWallets
 from ledger.services.ids import new_id
 from ledger.services.login_guard import LoginGuard
 from ledger.services.passwords import Passwords
@@ -47,7 +48,8 @@ async def core_of(house: House) -> AsyncIterator[Core]:
     await passwords.start()
     try:
         audit, wallets = Audit(pool, reactor, new_id), Wallets(config, pool, credentials.stopped, new_id, reactor)
-        yield Core(config, database, house.writer, credentials, users, sessions, audit, wallets, list)
+        games = GameWallets(pool, house.writer.submit, new_id, config.max_amount)
+        yield Core(config, database, house.writer, credentials, users, sessions, audit, wallets, games, list)
     finally:
         await passwords.stop()
         await database.stop()

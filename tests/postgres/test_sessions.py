@@ -25,6 +25,7 @@ from ledger.services.signing import Signer
 from ledger.store import sessions as store
 from ledger.store import tokens
 from ledger.store.pool import Pool
+from ledger.store.postgres import Session
 from tests.postgres.cluster import DatabaseServer
 from tests.postgres.house import on_reactor, reactor, refusal_of, until
 
@@ -148,6 +149,24 @@ async def test_a_login_gives_tokens_that_work(database_url: str, database_server
 
 
 @on_reactor
+async def test_a_user_has_so_many_sessions_and_no_more(
+    database_url: str, database_server: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest ends: to end them all, where a user is suspended, must stay possible."""
+    monkeypatch.setattr(store, "MOST", 3)
+    async with desk(database_url, database_server) as one:
+        one.user()
+        one.user("bob@example.com")
+        other = await one.login("bob@example.com")
+        given = [await one.login() for _ in range(5)]
+        await until(lambda: one.live() == 4)
+        assert [await one.works(tokens) for tokens in given] == [False, False, True, True, True]
+        assert await one.reason(one.login(password="wrong")) == "invalid_credentials"
+        assert await one.works(given[2])
+        assert await one.works(other)
+
+
+@on_reactor
 async def test_who_does_not_get_in(database_url: str, database_server: DatabaseServer) -> None:
     async with desk(database_url, database_server) as one:
         one.user()
@@ -255,6 +274,34 @@ async def test_two_refreshes_at_once_a_hundred_times(database_url: str, database
             assert await one.works(given)
         assert one.live() == 1
         assert one.sql("SELECT count(*), count(rotated_at) FROM refresh_tokens") == [(101, 100)]
+
+
+@on_reactor
+async def test_whoever_waits_long_for_the_winner_is_not_late(
+    database_url: str, database_server: DatabaseServer
+) -> None:
+    """A commit may take its time."""
+    waiting = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with desk(database_url, database_server) as one:
+        one.user()
+        given, elsewhere = await one.login(), await one.login()
+        jti = one.signer.verify(given.refresh_token.reveal(), "refresh").jti
+        locked: Deferred[None] = Deferred()
+
+        async def win(session: Session) -> None:
+            await session.run("SELECT FROM refresh_tokens WHERE jti = %s FOR UPDATE", (jti,))
+            locked.callback(None)
+            await until(lambda: one.sql(f"SELECT count(*) {waiting}") == [(1,)])
+            await session.run("SELECT pg_sleep(0.6)")
+            rotated = f"(SELECT xact_start {waiting}) - interval '1.7 s'"
+            await session.run(f"UPDATE refresh_tokens SET rotated_at = {rotated} WHERE jti = %s", (jti,))
+
+        winning = Deferred.fromCoroutine(one.pool.transact(win))
+        await locked
+        assert await one.reason(one.sessions.refresh(given.refresh_token)) == "token_revoked"
+        await winning
+        assert one.sql("SELECT count(rotated_at) FROM refresh_tokens") == [(1,)]
+        assert await one.works(elsewhere)
 
 
 async def _settled(work: Any) -> Any:
@@ -530,7 +577,10 @@ async def test_sessions_are_found_by_index(database_url: str, database_server: D
     async with desk(database_url, database_server) as one:
         user_id = one.user()
         one.sql(
-            "INSERT INTO sessions (id, user_id) SELECT gen_random_uuid(), %s FROM generate_series(1, 5000)", user_id
+            """INSERT INTO sessions (id, user_id, address, revoked_at)
+               SELECT gen_random_uuid(), %s, '10.0.0.1', CASE WHEN n > 50 THEN now() END
+               FROM generate_series(1, 5000) AS n""",
+            user_id,
         )
         one.sql(
             """INSERT INTO refresh_tokens (jti, session_id, access_jti, expires_at)
@@ -550,7 +600,11 @@ async def test_sessions_are_found_by_index(database_url: str, database_server: D
         refresh_jti = one.signer.verify(given.refresh_token.reveal(), "refresh").jti
         assert len(await store.find_session_callers(one.pool, [jti, new_id()])) == 1
         assert await store.find_given(one.pool, refresh_jti, user_id) is not None
+        await one.login()
+        assert len(seen) == 4
         for sql, parameters in seen:
             plan = "\n".join(row[0] for row in await query(f"EXPLAIN {sql}", parameters))
             assert "Seq Scan on refresh_tokens" not in plan
             assert "Seq Scan on sessions" not in plan
+            if sql is seen[2][0]:
+                assert "(address = " in plan.partition("sessions_of_user")[2]  # not past all from other addresses

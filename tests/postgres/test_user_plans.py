@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -62,8 +63,8 @@ async def test_a_deletion_is_done_by_index(
         await session.run("SET plan_cache_mode = force_generic_plan")
         plans = [await plan(session, sql, parameters) for sql, parameters in seen]
         assert all("Seq Scan" not in text for text in plans), "\n\n".join(plans)
-        for index in ("users_pkey", "accounts_of_user", "sessions_of_user", "account_tokens_of_account"):
-            assert any(index in text for text in plans), "\n\n".join(plans)
+        for index in ("users_pkey", "accounts_of_user", "sessions_(?:live|of_user)", "account_tokens_of_account"):
+            assert any(re.search(index, text) for text in plans), "\n\n".join(plans)
         assert house.sql("SELECT count(*) FROM sessions WHERE revoked_at IS NOT NULL") == [(6,)]
         assert house.sql("SELECT count(*) FROM account_tokens WHERE revoked_at IS NOT NULL") == [(3,)]
         assert house.sql("SELECT count(*) FROM accounts WHERE status = 'CLOSED'") == [(3,)]

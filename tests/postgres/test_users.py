@@ -163,6 +163,7 @@ async def test_an_admin_sets_a_password(database_url: str, database_server: Data
         theirs = people.session(helper)
         hashes = dict(house.sql("SELECT id::text, password_hash FROM users"))
         user = await people.users.set_password(ada.id, Secret("another one"))
+        assert user == await people.users.find(ada.id)
         assert user.updated_at > ada.updated_at
         assert people.live() == {theirs}
         assert people.stopped == [f"user:{ada.id}"]

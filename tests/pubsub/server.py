@@ -24,6 +24,7 @@ from twisted.web.server import Site
 
 from ledger.domain.errors import Refused
 from ledger.domain.policy import Caller
+from ledger.pubsub.access import Note
 from ledger.pubsub.sse import EventsResource
 from ledger.pubsub.websocket import websocket_resource
 from tests.pubsub.world import World, done
@@ -80,6 +81,9 @@ class PlainVisit:
 
     def answer_without_get(self) -> None:
         self.refuse(Refused("method_not_allowed"))
+
+    def witness(self) -> Note:
+        return lambda _refused, _caller: None
 
 
 class PlainFront:

@@ -107,6 +107,16 @@ def test_the_header_authenticates(world: World) -> None:
     assert client.news() == [{"type": "subscribed", "topic": ALICE1, "seq": 0}]
 
 
+def test_a_token_may_be_long(world: World) -> None:
+    client = Client(world)
+    client.say({"type": "auth", "token": "token-" + "x" * 700})
+    client.subscribe(ALL)
+    assert [m["type"] for m in client.news()] == ["subscribed"]
+    client.say({"type": "auth", "token": "x" * 4_097})
+    (error,) = client.news()
+    assert (error["reason"], error["details"]) == ("invalid_request", {"field": "token"})
+
+
 @pytest.mark.parametrize("header", ["Bearer nonsense", "Basic abc", ""])
 def test_a_bad_header_closes(world: World, header: str) -> None:
     client = Client(world, header)

@@ -141,6 +141,7 @@ class Tokens:
             self.callers[f"token-{role}"] = Caller("user", user_id=identity("user", 10), role=role)
         for session in ("first", "second"):  # two logins of one user, or the tokens before and after a refresh
             self.callers[f"token-{session}"] = Caller("user", user_id=USERS[ALICE], role="user", session_id=session)
+        self.callers["token-" + "x" * 700] = self.callers["token-admin"]  # as long as an e-mail address may make it
         self.watches: list[tuple[str, Callable[[], None]]] = []
         self.away = False
         self.pending: Deferred[None] | None = None

@@ -31,6 +31,7 @@ class Settings:
     currency: str = "USD"
     max_amount: int = DEFAULT_MAX_AMOUNT
     self_funding: bool = True
+    games_public_key: Any = None
     cors_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
 
@@ -88,6 +89,7 @@ class MemoryBackend:
         self.sessions: Any = Away()
         self.audit: Any = Away()
         self.wallets: Any = Away()
+        self.games: Any = Away()
         self.submitted: list[Command] = []
         self.book = Book(START, INSTANT, {})
         self.admin_token = "admin-token"

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from ledger.domain.errors import CATALOGUE, Category, Refused
+from ledger.domain.errors import CATALOGUE, Category, Refused, unavailable
 from ledger.domain.policy import Action
 from ledger.domain.secret import Secret
 from ledger.resources.endpoint import Answer, Call, Endpoint
 from ledger.services.audit import AuditEvent
+from tests.cleanliness import LoggedErrors
 from tests.resources.backend import Away, MemoryBackend, Settings
 from tests.resources.harness import Server
 
@@ -120,6 +121,12 @@ class TestAdmins:
                 raise Refused("user_not_found")
             if call.params["id"] == "forbidden":
                 raise Refused("forbidden")
+            if call.params["id"] == "away":
+                raise unavailable()
+            if call.params["id"] == "committing":
+                raise unavailable("unknown")
+            if call.params["id"] == "broken":
+                raise LookupError(call.params["id"])
             return Answer({"message": "done"})
 
         paths = {"POST": "/api/things/<id>", "PUT": "/api/things/<id>", "GET": "/api/things/<id>"}
@@ -154,6 +161,17 @@ class TestAdmins:
         for token in ("own", server.backend.log_in("user"), server.backend.log_in("support")):
             server.ask("PUT", "/api/things/7", token=token)
         assert server.audited == []
+
+    def test_what_they_may_have_done_is_written_down(self, server: Server, logged_errors: LoggedErrors) -> None:
+        """Where nobody knows what became of it; what was not done is left out."""
+        for place, (target, status) in enumerate((("committing", 503), ("broken", 500), ("away", 503))):
+            reply = server.ask("PUT", f"/api/things/{target}", token=server.backend.admin_token)
+            assert (reply.status, len(server.audited)) == (status, min(place + 1, 2))
+        assert len(logged_errors(LookupError)) == 1
+        assert {event.event for event in server.audited} == {"admin_action"}
+        assert [event.details for event in server.audited] == [
+            {"id": target, "colour": "green", "outcome": "unknown"} for target in ("committing", "broken")
+        ]
 
     def test_what_they_are_refused_is_that_and_no_action(self, server: Server) -> None:
         """With the notes, too."""

@@ -122,6 +122,34 @@ async def test_other_methods(server: LiveServer, path: str) -> None:
 
 
 @asynchronous
+async def test_what_is_refused_on_a_socket_is_written_down(server: LiveServer) -> None:
+    headers = {"X-Forwarded-For": "203.0.113.1", "X-Correlation-ID": "mine"}
+    client = await server.websocket(headers)
+    client.say({"type": "auth", "token": "nonsense"})
+    assert (await client.next())["reason"] == "invalid_token"
+    client.say({"type": "auth", "token": "token-alice1"})
+    assert (await client.subscribe("balance_updated"))["reason"] == "insufficient_permissions"
+    assert (await client.subscribe("nonsense"))["reason"] == "resource_not_found"
+    refused = await server.websocket({**headers, "Authorization": "Bearer nonsense"})
+    assert await refused.closed() == 4401
+    there = ("203.0.113.1", "mine")
+    assert server.audited == [
+        AuditEvent("authentication_failed", "invalid_token", "GET /ws", None, None, *there),
+        AuditEvent("authorization_failed", "insufficient_permissions", "GET /ws", "account", account("alice1"), *there),
+        AuditEvent("authentication_failed", "invalid_token", "GET /ws", None, None, *there),
+    ]
+
+
+@asynchronous
+async def test_a_socket_has_one_correlation_id(server: LiveServer) -> None:
+    reader = await server.get("/ws", {**HANDSHAKE, "Authorization": "Bearer nonsense"})
+    assert reader.status == 101
+    await until(lambda: server.audited)
+    assert server.audited[0].correlation_id == reader.headers["x-correlation-id"]
+    reader.transport.abortConnection()
+
+
+@asynchronous
 async def test_what_is_refused_before_a_stream(server: LiveServer) -> None:
     reader = await server.get(EVENTS, {"Authorization": "Bearer nonsense"})
     assert (await refusal(reader))["reason"] == "invalid_token"

@@ -276,6 +276,23 @@ def test_parameters_are_those_of_path_query_and_headers(things: Any) -> None:
     assert at(things, correlation["$ref"])["in"] == "header"
 
 
+def test_a_parameter_that_is_no_id_is_a_text(whole: Any) -> None:
+    operation = whole["paths"]["/api/games/users/{name}"]["patch"]
+    name = operation["parameters"][0]
+    assert (name["name"], name["in"], name["schema"]["type"]) == ("name", "path", "string")
+    assert "format" not in name["schema"]
+    assert (400, "invalid_uuid_format") not in refusals(whole, operation)
+
+
+def test_what_is_answered_in_another_dialect_is_no_refusal(whole: Any) -> None:
+    bet = whole["paths"]["/transaction/bet"]["post"]
+    assert list(bet["responses"]) == ["200"]
+    assert bet["security"] == []
+    assert (bet["parameters"][0]["name"], bet["parameters"][0]["in"]) == ("X-Hub88-Signature", "header")
+    form = at(whole, bet["requestBody"]["content"]["application/json"]["schema"]["$ref"])
+    assert form["required"] == ["user", "request_uuid", "transaction_uuid", "currency", "amount"]
+
+
 def test_what_is_sent(things: Any) -> None:
     content = things["paths"]["/things/{id}/parts/{part_id}"]["post"]["requestBody"]["content"]
     wish = at(things, content["application/json"]["schema"]["$ref"])

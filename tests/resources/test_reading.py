@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 import pytest
@@ -10,6 +11,12 @@ import pytest
 from ledger.domain.errors import Refused
 from ledger.domain.secret import Secret
 from ledger.resources.reading import Id, Moment, Reader
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """One of few."""
+
+    kind: Literal["a", "b"]
 
 
 class Search(msgspec.Struct, frozen=True):
@@ -93,3 +100,14 @@ def test_a_secret_is_required_and_text(body: bytes, reason: str) -> None:
     assert (caught.value.reason, caught.value.details["field"]) == (reason, "password")
     assert "hunter2" not in repr(caught.value)
     assert LOG_IN.body(b'{"password": "hunter2"}').password.reveal() == "hunter2"
+
+
+def test_a_value_that_is_not_known_is_not_repeated() -> None:
+    choice = Reader(Choice)
+    with pytest.raises(Refused) as asked:
+        choice.query(b"kind=whatever")
+    with pytest.raises(Refused) as told:
+        choice.body(b'{"kind": "whatever"}')
+    for caught in (asked, told):
+        assert caught.value.details == {"field": "kind"}
+        assert "whatever" not in caught.value.message

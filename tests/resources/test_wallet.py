@@ -36,7 +36,7 @@ class MemoryWallets:
 
     async def open(self, name: str, currency: str | None) -> Opened:
         """Open an account."""
-        asset = asset_of(currency or self._backend.config.currency).name
+        asset = asset_of(self._backend.config.currency if currency is None else currency).name
         owner, token = self._backend.open_account(None, asset)
         self.names[owner.account_id] = name
         return Opened(owner, name, Secret(token))
@@ -343,7 +343,6 @@ def test_a_new_token_takes_the_place_of_the_old_one(house: House) -> None:
     assert (reply.status, reply.data["account_id"]) == (201, house.second.account_id)
     reply = house.ask("POST", "/api/account/token", token=house.jwt)
     assert (reply.status, reply.data["account_id"]) == (201, house.first.account_id)
-    assert house.server.audited == []
 
 
 def test_an_admin_replaces_a_lost_token_and_that_is_on_record(house: House) -> None:

@@ -129,6 +129,14 @@ def test_repeated_failures_of_one_client_are_one_row_a_minute(house: House) -> N
     assert sorted(house.counts()) == [30, 30, 30, 60, 60, 60, 60, 60, 60]
 
 
+def test_a_client_with_a_whole_network_is_one_client(house: House) -> None:
+    for number in range(5):
+        house.fail(address=f"2001:db8::{number + 1:x}")
+    house.fail(address="2001:db8:0:1::1")
+    house.clock.advance(1)
+    assert [(row["address"], row["count"]) for row in house.rows] == [("2001:db8::1", 5), ("2001:db8:0:1::1", 1)]
+
+
 def test_a_row_that_was_written_is_written_again_only_when_it_has_changed(house: House) -> None:
     house.fail()
     house.clock.advance(1)

@@ -42,7 +42,8 @@ class Lookups:
         self.clock: Any = Clock()
         self.clock.advance(1_000_000.0)
         self.signer = Signer(SECRET, self.clock.seconds)
-        self.credentials = Credentials(None, self.signer, self.clock)  # type: ignore[arg-type]
+        self.is_current = True
+        self.credentials = Credentials(None, self.signer, self.clock, lambda: self.is_current)  # type: ignore[arg-type]
 
     def find(self, _: object, names: list[Any]) -> Deferred[Any]:
         """Keep a question."""
@@ -123,6 +124,19 @@ def test_nothing_is_remembered_while_deaf(lookups: Lookups) -> None:
     assert not known(lookups, "t")
     lookups.credentials.connected()
     assert not known(lookups, "t")
+
+
+def test_nothing_is_answered_from_memory_while_the_connection_is_silent(lookups: Lookups) -> None:
+    lookups.credentials.connected()
+    lookups.know("t")
+    lookups.is_current = False
+    told = lookups.ask("t")
+    lookups.answer(None)
+    assert [refused.reason for refused in told] == ["invalid_token"]
+    lookups.is_current = True
+    assert not known(lookups, "t")
+    lookups.know("t")
+    assert known(lookups, "t")
 
 
 @pytest.mark.parametrize("token", ["", "t" * 513, "\u00e9", "\ud800", "t\0"])

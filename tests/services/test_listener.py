@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
@@ -208,6 +210,26 @@ async def test_the_pulse_finds_a_connection_that_has_gone_silent(
     assert not session.is_open
     notify(database_url, "again")
     await until(lambda: notes.heard == ["again"])
+    notes.listener.stop()
+
+
+@on_reactor
+async def test_what_was_heard_last_counts_for_a_moment(database_url: str) -> None:
+    """The backend stops without a word: it is a second until nothing is known to be so any more."""
+    notes = Notes(database_url)
+    assert not notes.listener.is_current()
+    await notes.listener.start()
+    session: Any = notes.listener._session
+    backend = session._connection.info.backend_pid
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        notify(database_url, "unheard")
+        await until(lambda: not notes.listener.is_current(), 3.0)
+        assert (notes.heard, notes.hearing) == ([], [True])
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    await until(notes.listener.is_current)
+    assert (notes.heard, notes.hearing) == (["unheard"], [True])
     notes.listener.stop()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from typing import Any
 
@@ -46,6 +48,21 @@ async def test_a_hash_is_of_its_password() -> None:
         await passwords.stop()
     with pytest.raises(Refused):
         await passwords.hash("correct horse")
+
+
+@on_reactor
+async def test_the_reactor_goes_before_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def priority(*_: bytes) -> bytes:
+        return b"%d" % os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    monkeypatch.setattr(bcrypt, "hashpw", priority)
+    own = int(priority())
+    passwords = Passwords(reactor)
+    await passwords.start()
+    theirs = int(await passwords.hash("correct horse"))
+    await passwords.stop()
+    assert theirs > own if sys.platform == "linux" else theirs == own
+    assert int(priority()) == own
 
 
 @on_reactor
