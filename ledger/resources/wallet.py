@@ -10,6 +10,7 @@ from msgspec import Meta
 from ledger.domain.accounts import Owner
 from ledger.domain.cash import Cash, Charge, Topup
 from ledger.domain.errors import Refused
+from ledger.domain.game_users import ASSET as GAMES_ASSET
 from ledger.domain.identity import check_name
 from ledger.domain.money import asset_named, format_amount
 from ledger.domain.policy import Action, Caller, require_account
@@ -235,6 +236,8 @@ async def wallet_meant(backend: Backend, caller: Caller, action: Action, account
 
 
 def _require_ordinary(owner: Owner) -> None:
-    """Refuse what makes no sense for a system account, which admins may see."""
+    """Refuse what makes no sense for a system account, or would pass by the rules of games; admins see both."""
     if owner.is_system:
         raise Refused("forbidden", "This is a system account")
+    if owner.asset == GAMES_ASSET:
+        raise Refused("forbidden", "This is the account of a game user")

@@ -317,6 +317,10 @@ def test_an_admin_acts_for_any_account_but_a_system_account(house: House) -> Non
     for kind in MONEY:
         assert house.move(kind, 5, token=admin, account_id=world).refusal == (403, "forbidden")
     assert house.ask("POST", f"/api/accounts/{world}/token", token=admin).refusal == (403, "forbidden")
+    player, _ = house.backend.open_account(None, asset="USD/5")
+    for kind in MONEY:  # games have rules of their own, and no way past them
+        assert house.move(kind, 5, token=admin, account_id=player.account_id).refusal == (403, "forbidden")
+    assert house.ask("POST", f"/api/accounts/{player.account_id}/token", token=admin).refusal == (403, "forbidden")
     renewed = house.ask("POST", f"/api/account/token?account_id={house.wallet.account_id}", token=admin)
     assert renewed.refusal == (403, "unauthorized_access")
     assert house.move("topup", 5, token=admin).refusal == (404, "account_not_found")  # this one has none
