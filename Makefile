@@ -9,7 +9,7 @@ run: $(VENV)/.for-run
 	$(BIN)/twistd -n --pidfile= ledger $(ARGS)
 
 test: check
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 $(ARGS)
 
 check: $(VENV)/.for-test
 	$(BIN)/ruff format --check .

@@ -39,6 +39,7 @@ setup(
         "dev": [
             "pytest>=8.3",
             "pytest-twisted>=1.14",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.115",
             "mypy>=1.13",
             "openapi-spec-validator>=0.7.1",

@@ -39,6 +39,7 @@ Money = Annotated[msgspec.Raw, _MONEY_META]  # the text exactly as written; `amo
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+_before_value = re.compile(r" ['\"]").split  # what follows would be the value itself, however long
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")  # NUL or half of a surrogate pair
 _BLANKS = frozenset((b'"', b" ", b"\\", b"\xc2", b"\xe1", b"\xe2", b"\xe3"))  # how a string of white space can begin
@@ -166,7 +167,7 @@ class Reader(Generic[S]):
             is_text = isinstance(value, str) or value.startswith(b'"')
             if is_text and (reason := _reason(kind)) is not None:
                 raise Refused(reason, field=name) from None
-            message = str(error).partition(" '")[0]  # what follows would be the value itself, however long
+            message = _before_value(str(error))[0]
             raise Refused("invalid_request", message, field=name) from None
 
 

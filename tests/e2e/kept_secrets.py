@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from ledger.services.seeding import PEOPLE
+
 SECRETS: set[str] = set()
+_PUBLIC = {person.password for person in PEOPLE}  # `ledger seed` tells them
 
 _SHORTEST = 8  # what is shorter stands in many texts
 _NAMES = re.compile(r"password|token|secret", re.IGNORECASE)
@@ -23,7 +26,9 @@ def new_secret() -> str:
 
 def note(*told: str | None) -> None:
     """Take note of secrets; of those that cannot be told from other text none is taken."""
-    SECRETS.update(secret for secret in told if secret is not None and len(secret) >= _SHORTEST)
+    SECRETS.update(
+        secret for secret in told if secret is not None and len(secret) >= _SHORTEST and secret not in _PUBLIC
+    )
 
 
 def note_all(told: object) -> None:

@@ -283,7 +283,8 @@ async def test_users_from_a_place_onwards(database_url: str, database_server: Da
         beyond = await ask("GET", f"/api/users/keyset?cursor={early}", token=admin)
         assert beyond.refusal == (400, "invalid_cursor")
         late = quote('{"inserted_at":"9999-12-31T23:59:59-14:00","id":"01980A2E-7c1f-7d3a-9b5e-4f2d6c8a1e01"}')
-        assert len((await ask("GET", f"/api/users/keyset?cursor={late}", token=admin)).data) == 7
+        beyond = await ask("GET", f"/api/users/keyset?cursor={late}", token=admin)
+        assert beyond.refusal == (400, "invalid_cursor")
         assert (await ask("GET", "/api/users/keyset?role=admin", token=admin)).data[0]["full_name"] == "Root"
         for query, reason in (
             ("cursor=x", "invalid_cursor"),

@@ -105,7 +105,7 @@ def test_a_secret_is_required_and_text(body: bytes, reason: str) -> None:
 def test_a_value_that_is_not_known_is_not_repeated() -> None:
     choice = Reader(Choice)
     with pytest.raises(Refused) as asked:
-        choice.query(b"kind=whatever")
+        choice.query(b"kind='whatever'")
     with pytest.raises(Refused) as told:
         choice.body(b'{"kind": "whatever"}')
     for caught in (asked, told):
