@@ -80,7 +80,7 @@ async def test_an_account_is_opened_with_a_token(database_url: str, database_ser
             assert (wallet.name, wallet.account.asset, wallet.account.balance) == ("Tea", asset, 0)
             assert repr(made).count("***") == 1
         assert house.sql("SELECT count(*) FROM accounts WHERE id = %s", world_id("JPY/0")) == [(1,)]
-        assert await reason(core.wallets.open("Tea", "XXX")) == "invalid_currency_format"
+        assert await reason(core.wallets.open("Tea", "QQQ")) == "invalid_currency_format"
         assert await reason(core.wallets.read(new_id())) == "account_not_found"
         (booked,) = await house.submit(cash(Topup, account, 5))
         assert isinstance(booked, Sealed)
