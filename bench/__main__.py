@@ -15,8 +15,10 @@ from bench.bets import bets
 from bench.delivery import live
 from bench.games import games
 from bench.http import OURS, RECIPES, THEIRS, http
+from bench.jobs import jobs
 from bench.load import find_wrk
 from bench.report import Options, Report
+from bench.transfers import transfers
 
 SECTIONS: Final[dict[str, Callable[[Options], Report]]] = {
     "writer": alone,
@@ -25,6 +27,8 @@ SECTIONS: Final[dict[str, Callable[[Options], Report]]] = {
     "beside": beside,
     "games": games,
     "games-http": bets,
+    "jobs": jobs,
+    "transfers": transfers,
 }
 
 
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     servers = (given.only,) if given.only else (OURS, THEIRS)
     options = Options(given.seconds, given.rounds, given.accounts, given.memory_seconds, servers)
     signal.signal(signal.SIGTERM, _terminated)
-    if not given.sections or {"http", "games-http"} & set(given.sections):
+    if not given.sections or {"http", "games-http", "transfers"} & set(given.sections):
         find_wrk()  # now rather than after minutes of the other sections
     faulty = False
     for name in given.sections or SECTIONS:

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 
 from ledger.config import Config
 from ledger.domain.accounts import Owner
+from ledger.domain.jobs import QUEUES
 from ledger.domain.policy import Caller
 from ledger.pubsub.access import Context
 from ledger.pubsub.feed import Feed
@@ -29,24 +30,32 @@ from ledger.resources.site import LedgerSite
 from ledger.services.audit import Audit
 from ledger.services.balance_watcher import BalanceWatcher
 from ledger.services.child import Child
+from ledger.services.chores import TABLE, own_workers
 from ledger.services.core import Core
 from ledger.services.credentials import Credentials
+from ledger.services.cron import Cron
 from ledger.services.database import Database
 from ledger.services.embedded_postgres import EmbeddedPostgres
 from ledger.services.feed import FeedService
 from ledger.services.game_wallets import GameWallets
+from ledger.services.hold_sweeper import HoldSweeper
 from ledger.services.http import Http
 from ledger.services.ids import new_id
+from ledger.services.job_desk import JobDesk
+from ledger.services.jobs import Jobs
 from ledger.services.jwt_secret import kept_secret
 from ledger.services.ladder import Ladder, end_process
 from ledger.services.login_guard import LoginGuard
+from ledger.services.outbound import Breakers
 from ledger.services.passwords import Passwords
+from ledger.services.payment_worker import PaymentWorker
 from ledger.services.periodic import Periodic
 from ledger.services.sessions import Sessions
 from ledger.services.signing import Signer
 from ledger.services.users import Users
 from ledger.services.wallets import Wallets
 from ledger.services.writer import Writer
+from ledger.store import jobs as job_store
 from ledger.store import tokens
 from ledger.store.journal import CHANNEL, JournalWriter
 from ledger.store.reader import JournalReader
@@ -54,7 +63,7 @@ from ledger.store.reader import JournalReader
 log = Logger()
 
 NAME: Final = "ledger"
-_HOUR: Final = 3600.0
+_SECOND: Final = 1.0
 
 
 class _Access:
@@ -100,13 +109,23 @@ def build(config: Config, reactor: Any) -> Ladder:
     audit = Audit(database.pool, reactor, new_id)
     wallets = Wallets(config, database.pool, stopped, new_id, reactor)
     games = GameWallets(database.pool, writer.submit, new_id, config.max_amount)
-    core = Core(config, database, writer, credentials, users, sessions, audit, wallets, games, ladder.status)
+    workers = own_workers(database.pool, sessions.prune)
+    queues = {**QUEUES, **dict(config.queues)}
+    jobs = Jobs(database.pool, workers, queues, reactor, random.random, answers=database.listener.is_current)
+    breakers = Breakers(reactor, random.random)
+    desk = JobDesk(database.pool, workers, list(queues), breakers, new_id, reactor)
+    core = Core(
+        config, database, writer, credentials, users, sessions, audit, wallets, games, desk, ladder.status, reactor
+    )
+    workers.add(PaymentWorker(core.payments))
 
     listener = database.listener
     listener.on(CHANNEL, lambda head: feed.head_moved(int(head)))
     listener.on(tokens.CHANNEL, credentials.stopped)
+    listener.on(job_store.CHANNEL, jobs.heard)
     listener.tell(feed)
     listener.tell(credentials)
+    listener.tell(jobs)
 
     sockets = Sockets(reactor)
     limiter = None if config.rate_limit is None else RateLimiter(*config.rate_limit, seconds=reactor.seconds)
@@ -131,8 +150,11 @@ def build(config: Config, reactor: Any) -> Ladder:
         reopen_sockets=sockets.reopen,
     )
 
-    pruning = Periodic("session pruning", _HOUR, sessions.prune, reactor, leans_on=("database",))
-    children += [database, passwords, FeedService(feed), writer, audit, pruning, BalanceWatcher(feed.hub), http]
+    sweeper = HoldSweeper(database.pool, writer.submit, new_id)
+    sweeping = Periodic("hold sweeper", _SECOND, sweeper.sweep, reactor, leans_on=("database", "writer"))
+    cron = Cron(database.pool, TABLE, desk.new, reactor)
+    children += [database, passwords, FeedService(feed), writer, audit, jobs, cron, sweeping]
+    children += [BalanceWatcher(feed.hub), http]
     for child in children:
         ladder.addService(child)
     ladder.on_started(lambda: _announce(http.addresses))

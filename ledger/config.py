@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
@@ -15,10 +16,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from twisted.internet.endpoints import serverFromString
 
 from ledger.domain.errors import ConfigurationError, Refused
+from ledger.domain.jobs import QUEUES
 from ledger.domain.money import DEFAULT_MAX_AMOUNT, MAX_AMOUNT, asset_of
+from ledger.domain.payment_options import PAYMENT_OPTIONS
 from ledger.domain.secret import Secret
 
 _POOL_LIMIT: Final = 80
+_QUEUE_LIMIT: Final = 100
 _SECRET_VARIABLE: Final = "LEDGER_JWT_SECRET"
 _LEAST_SECRET: Final = 32
 _LEAST_RSA: Final = 2048
@@ -42,6 +46,10 @@ class Config:
     trusted_proxies: tuple[str, ...]
     log_format: str
     reuse_port: bool
+    queues: tuple[tuple[str, int], ...]
+    payment_limit: Decimal
+    daily_limits: tuple[tuple[str, Decimal], ...]
+    duplicate_window: int
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,13 @@ def _network(text: str) -> str:
         raise ValueError(f"{text!r} is not an address or network") from None
 
 
+def _queue(text: str) -> tuple[str, int]:
+    name, _, slots = text.partition("=")
+    if name not in QUEUES or not re.fullmatch(r"[0-9]{1,3}", slots) or int(slots) > _QUEUE_LIMIT:
+        raise ValueError(f"must be NAME=N, NAME one of {', '.join(QUEUES)}, N a whole number up to {_QUEUE_LIMIT}")
+    return name, int(slots)
+
+
 def _log_format(text: str) -> str:
     if text not in ("text", "json"):
         raise ValueError("must be text or json")
@@ -201,6 +216,15 @@ OPTIONS: Final = (
         repeats=True,
     ),
     Option("log-format", "log_format", _log_format, "text", "text for people, json for machines"),
+    Option(
+        "queue",
+        "queues",
+        _queue,
+        None,
+        "how many jobs of a queue run at once here: NAME=N; may be repeated",
+        repeats=True,
+    ),
+    *(Option(*row) for row in PAYMENT_OPTIONS),
     Option("reuse-port", "reuse_port", _flag, "off", "share the port with other server processes", is_flag=True),
 )
 

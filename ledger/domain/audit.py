@@ -1,69 +1,27 @@
 """The audit: walks the journal as it is kept and names the first row that breaks what must always be true."""
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import msgspec
+from msgspec import UNSET
 
-from ledger.domain.events import Holder
+from ledger.domain.audit_accounts import State, amendment_problems, keeping_problems, opening_problems
+from ledger.domain.audit_games import GamesAudit
+from ledger.domain.audit_holds import HoldsAudit
+from ledger.domain.audit_rows import (
+    Finding,
+    KeptAccount,
+    KeptEntry,
+    KeptGameUser,
+    KeptHold,
+    KeptRecord,
+    KeptReversed,
+    Nature,
+    Problems,
+    Tables,
+)
+from ledger.domain.audit_transfers import PeriodsAudit, ReversalsAudit
 from ledger.domain.journal import FORM, START, Change, Entry, Head, Record, body_of, entry_id, read_body, seal
-
-
-class KeptRecord(NamedTuple):
-    """A row of `journal`."""
-
-    seq: int
-    id: str
-    kind: str
-    scope: str | None
-    key: str | None
-    reverses: str | None
-    posted_at: str
-    effective_at: str
-    body: str
-    hash: bytes
-
-
-class KeptEntry(NamedTuple):
-    """A row of `transactions`."""
-
-    id: str
-    account_id: str
-    seq: int
-    amount: int
-    type: str
-    balance: int
-    held: int
-    version: int
-    timestamp: str
-
-
-class KeptAccount(NamedTuple):
-    """What a row of `accounts` says of its state, and the version of its last row in `transactions`."""
-
-    id: str
-    status: str
-    balance: int
-    held: int
-    credit_limit: int
-    version: int
-    last_entry: int
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """The first thing found wrong: in which row, and what."""
-
-    row: str
-    problem: str
-    seq: int | None = None
-
-
-class _State(msgspec.Struct):
-    balance: int = 0
-    held: int = 0
-    credit_limit: int | None = None  # unknown until something tells: accounts may be opened with one
-    status: str = "ACTIVE"  # as every account is opened
-    version: int = 0
 
 
 class Audit:
@@ -72,34 +30,22 @@ class Audit:
     def __init__(self) -> None:
         self.head: Head = START
         self._posted_at = ""
-        self._states: dict[str, _State] = {}
+        self._states: dict[str, State] = {}
+        self._holds = HoldsAudit()
+        self._reversals = ReversalsAudit()
+        self._periods = PeriodsAudit()
+        self._games = GamesAudit()
 
-    def record(
-        self,
-        row: KeptRecord,
-        entries: Mapping[tuple[str, int], KeptEntry],
-        owners: Mapping[str, Holder],
-        uses_of_key: int,
-    ) -> Finding | None:
-        """Check the next row of the journal against its body, its entries, and all that came before."""
-        name = f"journal {row.seq}"
+    def record(self, row: KeptRecord, tables: Tables, uses_of_key: int) -> Finding | None:
+        """Check the next row of the journal against its body, what it led to, and all that came before."""
         for problem in self._record_problems(row, uses_of_key):
-            return Finding(name, problem, row.seq)
+            return Finding(f"journal {row.seq}", problem, row.seq)
         record = read_body(row.body)
         self.head = Head(row.seq, row.hash)
         self._posted_at = row.posted_at
-        sums: dict[str, int] = {}
-        for index, item in enumerate(record.items):
-            holder = owners.get(item.account)
-            if holder is None:
-                return Finding(name, f"names account {item.account}, which does not exist", row.seq)
-            for where, problem in self._item_problems(record, index, item, holder, entries):
+        for problems in (self._kind_problems, self._items_problems):
+            for where, problem in problems(record, tables):
                 return Finding(where, problem, row.seq)
-            if isinstance(item, Entry):
-                sums[holder.asset] = sums.get(holder.asset, 0) + item.amount
-        for asset, total in sums.items():
-            if total:
-                return Finding(name, f"its entries in {asset} sum up to {total}, not 0", row.seq)
         return None
 
     def _record_problems(self, row: KeptRecord, uses_of_key: int) -> Iterator[str]:
@@ -132,67 +78,71 @@ class Audit:
         if uses_of_key > 1:
             yield f"its idempotency key names {uses_of_key} records"
 
-    def _item_problems(
-        self,
-        record: Record,
-        index: int,
-        item: Entry | Change,
-        holder: Holder,
-        entries: Mapping[tuple[str, int], KeptEntry],
-    ) -> Iterator[tuple[str, str]]:
+    def _kind_problems(self, record: Record, tables: Tables) -> Problems:
+        """Check what only records of this kind say."""
+        try:
+            if record.kind == "account":
+                yield from opening_problems(record, self._states, tables)
+            elif record.kind == "account_update":
+                yield from amendment_problems(record, self._states, tables)
+            else:
+                yield from keeping_problems(record, self._states)
+            for part in (self._holds, self._reversals, self._periods, self._games):
+                yield from part.record(record, tables)
+        except (LookupError, TypeError, ValueError) as error:
+            yield f"journal {record.seq}", f"does not say what a record of kind {record.kind} says: {error!r}"
+
+    def _items_problems(self, record: Record, tables: Tables) -> Problems:
         name = f"journal {record.seq}"
-        state = self._states.setdefault(item.account, _State())
-        limit = item.available - item.balance + item.held
+        sums: dict[str, int] = {}
+        for index, item in enumerate(record.items):
+            nature = tables.natures.get(item.account)
+            if nature is None:
+                yield name, f"names account {item.account}, which does not exist"
+                return
+            yield from self._item_problems(record, index, item, nature, tables)
+            if isinstance(item, Entry):
+                sums[nature.asset] = sums.get(nature.asset, 0) + item.amount
+        for asset, total in sums.items():
+            if total:
+                yield name, f"its entries in {asset} sum up to {total}, not 0"
+
+    def _item_problems(
+        self, record: Record, index: int, item: Entry | Change, nature: Nature, tables: Tables
+    ) -> Problems:
+        name = f"journal {record.seq}"
+        state = self._states.setdefault(item.account, State())
+        limit, held = item.available - item.balance + item.held, self._holds.held(item.account)
         if isinstance(item, Entry):
             state.balance += item.amount
             state.version += 1
-            yield from self._entry_problems(record, index, item, entries)
+            yield from _entry_problems(record, index, item, tables)
             if state.credit_limit not in (None, limit):
                 yield name, f"account {item.account} has limit {limit}, it was {state.credit_limit}"
         else:
             state.status = item.status
             if item.credit_limit != limit:
                 yield name, f"account {item.account} has limit {item.credit_limit}, its available says {limit}"
-        state.held, state.credit_limit = item.held, limit
+        state.credit_limit = limit
         if item.version != state.version:
             yield name, f"account {item.account} is at version {item.version}, its entries count {state.version}"
         if item.balance != state.balance:
             yield name, f"account {item.account} has balance {item.balance}, its entries sum up to {state.balance}"
-        if item.available < 0 and not holder.is_system:
+        if item.held != held:
+            yield name, f"account {item.account} has {item.held} held, its open holds sum up to {held}"
+        if item.available < 0 and not nature.is_system:
             yield name, f"account {item.account} has passed its limit: available {item.available}"
-
-    def _entry_problems(
-        self, record: Record, index: int, entry: Entry, entries: Mapping[tuple[str, int], KeptEntry]
-    ) -> Iterator[tuple[str, str]]:
-        name = f"transactions {entry.account} {entry.version}"
-        kept = entries.get((entry.account, entry.version))
-        if kept is None:
-            yield name, f"is missing: entry {index} of journal {record.seq}"
-            return
-        said = KeptEntry(
-            entry_id(record.id, index),
-            entry.account,
-            record.seq,
-            abs(entry.amount),
-            entry.type,
-            entry.balance,
-            entry.held,
-            entry.version,
-            record.posted_at,
-        )
-        for column, found, own in zip(KeptEntry._fields, kept, said, strict=True):
-            if found != own:
-                yield name, f"its {column} is {found!r}, journal {record.seq} says {own!r}"
 
     def account(self, row: KeptAccount) -> Finding | None:
         """Check an account's row as it was when the journal's head was where the walk is."""
-        name, state = f"accounts {row.id}", self._states.get(row.id, _State())
+        name, state = f"accounts {row.id}", self._states.get(row.id, State())
         for column, found, own in (
             ("version", row.version, state.version),
             ("balance", row.balance, state.balance),
-            ("held", row.held, state.held),
+            ("held", row.held, self._holds.held(row.id)),
             ("credit_limit", row.credit_limit, row.credit_limit if state.credit_limit is None else state.credit_limit),
             ("status", row.status, state.status),
+            ("name", row.name, row.name if state.name is UNSET else state.name),
         ):
             if found != own:
                 return Finding(name, f"has {column} {found}, the journal says {own}")
@@ -200,3 +150,43 @@ class Audit:
             problem = f"go on to version {row.last_entry}, the journal's entries end at {state.version}"
             return Finding(f"transactions {row.id}", problem)
         return None
+
+    def hold(self, row: KeptHold, is_recorded: bool, head: int) -> Finding | None:
+        """Check a hold's row as it was when the journal went up to a head, unless it was changed after the walk."""
+        return _first(self._holds.row(row, is_recorded, self.head.seq, head))
+
+    def reversed_transfer(self, row: KeptReversed, is_recorded: bool, head: int) -> Finding | None:
+        """Check what is reversed as it was when the journal went up to a head, unless it was changed after the walk."""
+        return _first(self._reversals.row(row, is_recorded, self.head.seq, head))
+
+    def game_user(self, row: KeptGameUser, is_recorded: bool) -> Finding | None:
+        """Check a game user's row as it was when the journal's head was where the walk is."""
+        return _first(self._games.user_row(row, is_recorded))
+
+
+def _entry_problems(record: Record, index: int, entry: Entry, tables: Tables) -> Problems:
+    name = f"transactions {entry.account} {entry.version}"
+    kept = tables.entries.get((entry.account, entry.version))
+    if kept is None:
+        yield name, f"is missing: entry {index} of journal {record.seq}"
+        return
+    said = KeptEntry(
+        entry_id(record.id, index),
+        entry.account,
+        record.seq,
+        abs(entry.amount),
+        entry.type,
+        entry.balance,
+        entry.held,
+        entry.version,
+        record.posted_at,
+    )
+    for column, found, own in zip(KeptEntry._fields, kept, said, strict=True):
+        if found != own:
+            yield name, f"its {column} is {found!r}, journal {record.seq} says {own!r}"
+
+
+def _first(problems: Problems) -> Finding | None:
+    for where, problem in problems:
+        return Finding(where, problem)
+    return None

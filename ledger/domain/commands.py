@@ -31,6 +31,9 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     entries: tuple[Entry, ...] = ()
     changes: tuple[Change, ...] = ()
     writes: tuple[tuple[str, Any], ...] = ()  # rows of further tables: (name of the write, its row)
+    metadata: Mapping[str, Any] | None = None  # what the record says instead of the command's own
+    reverses: str | None = None
+    effective_at: str | None = None  # None: from when it is booked
 
 
 class _Kind(StructMeta, ABCMeta):
@@ -113,7 +116,8 @@ class Book:
         self.facts = {} if facts is None else facts
         self.touched: dict[str, Account] = {}
         self._undo: list[tuple[Account, str, int, int, int, int]] = []
-        self._noted: list[tuple[dict[str, Any], str, Any]] = []
+        self._noted: list[tuple[dict[Any, Any], Any, Any]] = []
+        self._before: Head | None = None  # where a series began that may be taken back
 
     def account(self, account_id: str) -> Account:
         """Return an account's state at this point of the batch, or refuse with `account_not_found`."""
@@ -181,25 +185,39 @@ class Book:
         """Add an account that the command at hand opens; a refusal takes it back."""
         self._put(self.accounts, account.id, account)
 
-    def _put(self, rows: dict[str, Any], row_id: str, row: Any) -> None:
+    def _put(self, rows: dict[Any, Any], row_id: Any, row: Any) -> None:
         self._noted.append((rows, row_id, rows.get(row_id)))
         rows[row_id] = row
 
-    def _restore(self) -> None:
-        for account, status, balance, held, limit, version in reversed(self._undo):
+    def _restore(self, undone: int = 0, noted: int = 0) -> None:
+        while len(self._undo) > undone:
+            account, status, balance, held, limit, version = self._undo.pop()
             account.status, account.balance, account.held = status, balance, held
             account.credit_limit, account.version = limit, version
-        self._undo.clear()
-        for rows, row_id, before in reversed(self._noted):
+        while len(self._noted) > noted:
+            rows, row_id, before = self._noted.pop()
             if before is None:
                 del rows[row_id]
             else:
                 rows[row_id] = before
+
+    def begin(self) -> None:
+        """Begin a series of decisions that may be taken back together."""
+        self._before = self.head
+
+    def end(self, *, keep: bool) -> None:
+        """End the series: what it decided stands, or is as if it had never been."""
+        if not keep and self._before is not None:
+            self._restore()
+            self.head = self._before
+        self._undo.clear()
         self._noted.clear()
+        self._before = None
 
     def decide(self, command: Command) -> Outcome:
         """Decide one command; what is refused, for whatever cause, leaves the book as it was."""
         fingerprint = None
+        undone, noted = len(self._undo), len(self._noted)
         try:
             if command.key is not None:
                 fingerprint = fingerprint_of(command)
@@ -207,18 +225,20 @@ class Book:
                 if known is not None:
                     if known.fingerprint == fingerprint:
                         return Replayed(known)
-                    return Refused("duplicate_transaction", transfer_id=known.id)
+                    named = "hold_id" if known.kind == "hold" else "transfer_id"
+                    return Refused("duplicate_transaction", **{named: known.id})
             sealed = self._seal(command, fingerprint, command.decide(self))
         except Exception as failure:
-            self._restore()
+            self._restore(undone, noted)
             return failure
-        for before in self._undo:
+        for before in self._undo[undone:]:
             self.touched[before[0].id] = before[0]
-        self._undo.clear()
-        self._noted.clear()
         self.head = Head(sealed.record.seq, sealed.hash)
         if command.key is not None:
-            self.known[command.scope, command.key] = sealed.record
+            self._put(self.known, (command.scope, command.key), sealed.record)
+        if self._before is None:
+            self._undo.clear()
+            self._noted.clear()
         return sealed
 
     def _seal(self, command: Command, fingerprint: str | None, draft: Draft) -> Sealed:
@@ -232,7 +252,9 @@ class Book:
             key=command.key,
             fingerprint=fingerprint,
             description=command.description,
-            metadata=command.metadata,
+            metadata=command.metadata if draft.metadata is None else draft.metadata,
+            effective_at=draft.effective_at,
+            reverses=draft.reverses,
             entries=draft.entries,
             changes=draft.changes,
         )

@@ -86,6 +86,9 @@ _ROWS: Final[dict[Category, dict[str, str]]] = {
         "account_not_found": "The account does not exist",
         "payment_not_found": "The payment does not exist",
         "token_not_found": "The token does not exist",
+        "transfer_not_found": "The transfer does not exist",
+        "hold_not_found": "The hold does not exist",
+        "job_not_found": "The job does not exist",
         "bank_not_found": "The bank does not exist",
     },
     Category.CONFLICT: {

@@ -76,6 +76,22 @@ class Action(Enum):
     WATCH_EVERYTHING = "watch every balance"
     PLAY = "send signed calls of games"
     MANAGE_GAME_USERS = "make, enable and disable game users"
+    OPEN_ACCOUNTS = "open further accounts"
+    READ_ACCOUNTS = "see accounts"
+    NAME_ACCOUNTS = "name accounts"
+    GOVERN_ACCOUNTS = "freeze, close and limit accounts, and see those of others"
+    HOLD_MONEY = "set money of accounts aside"
+    READ_HOLDS = "see what is set aside"
+    POST_BATCHES = "post many transfers at once"
+    BACKDATE = "book what counts from an earlier time"
+    CLOSE_PERIODS = "close periods"
+    READ_JOURNAL = "read and verify the journal"
+    MANAGE_JOBS = "see, retry and cancel jobs"
+    MAKE_PAYMENTS = "make payments"
+    READ_PAYMENTS = "see payments"
+    SUM_UP_PAYMENTS = "see how users do, and what they paid last"
+    PROCESS_PAYMENTS = "process and schedule payments"
+    CANCEL_PAYMENTS = "cancel payments"
 
 
 def _row(anyone: int, account: int, user: int, support: int, admin: int) -> MappingProxyType[Role, Reach]:
@@ -107,6 +123,22 @@ TABLE: Final = MappingProxyType(
         Action.WATCH_EVERYTHING: _row(_NONE, _NONE, _NONE, _ANY, _ANY),
         Action.PLAY: _row(_ANY, _ANY, _ANY, _ANY, _ANY),
         Action.MANAGE_GAME_USERS: _row(_NONE, _NONE, _NONE, _NONE, _ANY),
+        Action.OPEN_ACCOUNTS: _row(_NONE, _NONE, _OWN, _OWN, _ANY),
+        Action.READ_ACCOUNTS: _row(_NONE, _OWN, _OWN, _ANY, _ANY),
+        Action.NAME_ACCOUNTS: _row(_NONE, _OWN, _OWN, _OWN, _ANY),
+        Action.GOVERN_ACCOUNTS: _row(_NONE, _NONE, _NONE, _NONE, _ANY),
+        Action.HOLD_MONEY: _row(_NONE, _OWN, _OWN, _OWN, _ANY),
+        Action.READ_HOLDS: _row(_NONE, _OWN, _OWN, _ANY, _ANY),
+        Action.POST_BATCHES: _row(_NONE, _NONE, _NONE, _NONE, _ANY),
+        Action.BACKDATE: _row(_NONE, _NONE, _NONE, _NONE, _ANY),
+        Action.CLOSE_PERIODS: _row(_NONE, _NONE, _NONE, _NONE, _ANY),
+        Action.READ_JOURNAL: _row(_NONE, _NONE, _NONE, _NONE, _ANY),
+        Action.MANAGE_JOBS: _row(_NONE, _NONE, _NONE, _NONE, _ANY),
+        Action.MAKE_PAYMENTS: _row(_NONE, _NONE, _OWN, _OWN, _ANY),
+        Action.READ_PAYMENTS: _row(_NONE, _NONE, _OWN, _ANY, _ANY),
+        Action.SUM_UP_PAYMENTS: _row(_NONE, _NONE, _OWN, _OWN, _ANY),
+        Action.PROCESS_PAYMENTS: _row(_NONE, _NONE, _OWN, _NONE, _ANY),
+        Action.CANCEL_PAYMENTS: _row(_NONE, _NONE, _OWN, _ANY, _ANY),
     }
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
@@ -20,12 +21,23 @@ SECURITY_HEADERS: Final = (
 )
 TRANSPORT_SECURITY: Final = (b"Strict-Transport-Security", b"max-age=31536000; includeSubDomains")
 JSON: Final = (b"Content-Type", b"application/json")
+ENVELOPE: Final = b'{"data":'
 
 REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 to_json: Final = msgspec.json.Encoder().encode
 
 Headers = tuple[tuple[bytes, bytes], ...]
+Parts = Callable[[], Awaitable[bytes]]  # each call awaits the next part of a body; an empty one is its end
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """A body that is made while it is sent: its parts, and what stands around them."""
+
+    content_type: bytes
+    parts: Parts
+    before: bytes = b""
+    after: bytes = b""
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -35,6 +47,7 @@ class Outgoing(msgspec.Struct, frozen=True):
     body: bytes
     correlation_id: str
     headers: Headers = ()
+    flow: Flow | None = None  # instead of the body
 
 
 class Instant:
@@ -67,13 +80,33 @@ def json_text(value: str) -> bytes:
 def enveloped(data: Any, metadata: Any, timestamp: str, correlation_id: str) -> bytes:
     """Return the body of a success; data that is JSON already goes out byte for byte."""
     raw = data if data.__class__ is msgspec.Raw else to_json(data)
+    return ENVELOPE + raw + envelope_end(metadata, timestamp, correlation_id)
+
+
+def envelope_end(metadata: Any, timestamp: str, correlation_id: str) -> bytes:
+    """Return what follows the data in the body of a success; `ENVELOPE` comes before it."""
     more = b"" if metadata is None else b',"metadata":' + to_json(metadata)
-    return b'{"data":%b,"success":true,"timestamp":"%b","correlation_id":%b%b}' % (
-        raw,
+    return b',"success":true,"timestamp":"%b","correlation_id":%b%b}' % (
         timestamp.encode(),
         json_text(correlation_id),
         more,
     )
+
+
+class ErrorTold(msgspec.Struct, frozen=True):
+    """What a refusal says, wherever it is told."""
+
+    type: str
+    message: str
+    code: int
+    reason: str
+    details: dict[str, Any]
+
+
+def error_told(refused: Refused) -> ErrorTold:
+    """Return what a refusal says."""
+    category = refused.category
+    return ErrorTold(category.wire_type, refused.message, category.status, refused.reason, refused.details)
 
 
 def refusal(refused: Refused, timestamp: str, correlation_id: str, headers: Headers = ()) -> Outgoing:

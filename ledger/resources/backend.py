@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from twisted.internet.defer import Deferred
 
 from ledger.domain.accounts import Account, Owner
-from ledger.domain.commands import Command, Replayed, Sealed
+from ledger.domain.commands import Command, Outcome, Replayed, Sealed
 from ledger.domain.policy import Caller
+from ledger.services.accounts import Accounts
 from ledger.services.audit import Audit
 from ledger.services.core import Health
 from ledger.services.game_wallets import GameWallets
+from ledger.services.histories import Histories
+from ledger.services.holds import Holds
+from ledger.services.job_desk import JobDesk
+from ledger.services.payments import Payments
 from ledger.services.sessions import Sessions
+from ledger.services.transfers import Transfers
 from ledger.services.users import Users
 from ledger.services.wallets import Wallets
 
@@ -51,6 +57,18 @@ class Backend(Protocol):
     def wallets(self) -> Wallets: ...
     @property
     def games(self) -> GameWallets: ...
+    @property
+    def transfers(self) -> Transfers: ...
+    @property
+    def histories(self) -> Histories: ...
+    @property
+    def holds(self) -> Holds: ...
+    @property
+    def accounts(self) -> Accounts: ...
+    @property
+    def jobs(self) -> JobDesk: ...
+    @property
+    def payments(self) -> Payments: ...
 
     def authenticate(self, token: str) -> Caller | Awaitable[Caller]:
         """Return who bears a token, or refuse with `invalid_token`, `token_expired` or `invalid_token_type`."""
@@ -60,12 +78,24 @@ class Backend(Protocol):
         """Return the unchanging facts of an account, or None."""
         ...
 
+    async def owners(self, account_ids: Collection[str]) -> Mapping[str, Owner]:
+        """Return the unchanging facts of those of the accounts that exist."""
+        ...
+
     def first_account(self, user_id: str) -> Owner | Awaitable[Owner | None] | None:
         """Return a user's first account, or None for an unknown user."""
         ...
 
     def submit(self, command: Command) -> Deferred[Sealed | Replayed]:
         """Have a command decided: fires after its commit, or fails with `Refused`."""
+        ...
+
+    def submit_bundle(self, commands: Sequence[Command], *, is_whole: bool = False) -> Deferred[list[Outcome]]:
+        """Have commands decided in their order, a whole of them all or nothing; fires with their outcomes."""
+        ...
+
+    async def pause(self) -> None:
+        """Let others have their turn."""
         ...
 
     async def account_state(self, account_id: str) -> tuple[Account, str]:

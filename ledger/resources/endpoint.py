@@ -10,7 +10,8 @@ import msgspec
 
 from ledger.domain.errors import Refused
 from ledger.domain.policy import Action, is_open
-from ledger.resources.reading import Reader
+from ledger.resources.answers import JSON, Headers, Parts
+from ledger.resources.reading import BulkReader, Reader
 
 MIB: Final = 1 << 20
 
@@ -42,6 +43,18 @@ class Answer(msgspec.Struct, frozen=True):
     replayed: bool = False
 
 
+class Streamed(msgspec.Struct, frozen=True):
+    """What a handler answers with where that may be long: parts, asked for as fast as the client takes them.
+
+    JSON is the data of an envelope; anything else goes out as it is. A part that fails cuts the connection, so that
+    nobody takes what has come by then for the whole.
+    """
+
+    parts: Parts
+    content_type: bytes = JSON[1]
+    headers: Headers = ()
+
+
 class Said(msgspec.Struct, frozen=True):
     """Data for where there is nothing to tell but that it was done."""
 
@@ -49,7 +62,7 @@ class Said(msgspec.Struct, frozen=True):
 
 
 Dialect = Callable[[Refused, bytes], Answer]  # tells a refusal of a request with this body in words of its own
-Handler = Callable[[Any, Any], Awaitable[Answer]]  # (caller, call): the caller is None where it is not known
+Handler = Callable[[Any, Any], Awaitable[Answer | Streamed]]  # (caller, call): the caller is None where it is not known
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,7 @@ class Endpoint:
     body: type[msgspec.Struct] | None = None
     query: type[msgspec.Struct] | None = None
     answer: Any = None
+    further_types: tuple[str, ...] = ()  # that the answer may be in where the query says so, besides JSON
     status: int = 200
     also: tuple[int, ...] = ()  # other statuses that the same answer may come with
     refuses: tuple[str, ...] = ()
@@ -75,7 +89,8 @@ class Endpoint:
     rate_limited: bool = True
     body_limit: int = MIB
     header: str | None = None  # one that the handler looks at, as at the raw body, and the documentation names
-    documents: type[msgspec.Struct] | None = None  # what a raw body should be: for the documentation alone
+    documents: type[msgspec.Struct] | None = None  # what a body should be, where `body` does not tell all of it
+    is_bulk: bool = False  # whether the parts of the body are screened as they are read, and not all at once
     dialect: Dialect | None = None  # where refusals are told in another way than everywhere else
     is_open: bool = field(init=False, repr=False, compare=False)  # whether anyone may call
     read_body: Reader[Any] | None = field(init=False, repr=False, compare=False)
@@ -83,7 +98,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_open", is_open(self.policy))
-        object.__setattr__(self, "read_body", self.body and Reader(self.body))
+        object.__setattr__(self, "read_body", self.body and (BulkReader if self.is_bulk else Reader)(self.body))
         object.__setattr__(self, "read_query", self.query and Reader(self.query))
 
     @property

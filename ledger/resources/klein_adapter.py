@@ -20,6 +20,7 @@ from ledger.resources.answers import JSON, Outgoing
 from ledger.resources.endpoint import Endpoint
 from ledger.resources.exchange import Exchange
 from ledger.resources.incoming import Incoming
+from ledger.resources.sending import Sending
 
 _log = Logger()
 
@@ -39,9 +40,10 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
 
     isLeaf = True
 
-    def __init__(self, exchange: Exchange, endpoints: Iterable[Endpoint]) -> None:
+    def __init__(self, exchange: Exchange, endpoints: Iterable[Endpoint], clock: Any) -> None:
         super().__init__()
         self._exchange = exchange
+        self._clock = clock
         self._app = Klein()
         self._app.url_map.merge_slashes = False
         self._app.url_map.converters["rest"] = _Rest
@@ -71,10 +73,19 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
         def handle(request: Request, **params: str) -> Deferred[bytes]:
             # The shield: Klein cancels this Deferred when the client hangs up; the operation does not hang on it.
             answered: Deferred[bytes] = Deferred()
-            self._exchange.take(endpoint, incoming_of(request), params, partial(_deliver, request, answered))
+            self._exchange.take(endpoint, incoming_of(request), params, partial(self._deliver, request, answered))
             return answered
 
         return handle
+
+    def _deliver(self, request: Request, answered: Deferred[bytes], outgoing: Outgoing) -> None:
+        if answered.called:
+            return
+        body = render(request, outgoing)
+        if outgoing.flow is None or request.method == b"HEAD":
+            answered.callback(body)
+        else:
+            Sending(request, outgoing.flow, answered, self._clock, outgoing.correlation_id).begin()
 
     def _unrouted(self, request: Request, failure: Failure) -> bytes:
         error = failure.value
@@ -126,12 +137,9 @@ def render(request: Request, outgoing: Outgoing) -> bytes:
     headers.setRawHeaders(b"X-Correlation-ID", [outgoing.correlation_id.encode("ascii")])
     for name, value in outgoing.headers:
         headers.setRawHeaders(name, [value])
-    if outgoing.status != 204:
+    if outgoing.flow is not None:
+        headers.setRawHeaders(JSON[0], [outgoing.flow.content_type])
+    elif outgoing.status != 204:
         headers.setRawHeaders(JSON[0], [JSON[1]])
         headers.setRawHeaders(b"Content-Length", [b"%d" % len(outgoing.body)])
     return b"" if request.method == b"HEAD" else outgoing.body  # Twisted would log every body that it leaves out
-
-
-def _deliver(request: Request, answered: Deferred[bytes], outgoing: Outgoing) -> None:
-    if not answered.called:
-        answered.callback(render(request, outgoing))

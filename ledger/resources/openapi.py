@@ -136,7 +136,8 @@ def _operation(endpoint: Endpoint, path: str, template: str, schema_of: dict[Any
         operation["security"] = [{}, {"bearer": []}]
     if (sent := _sent(endpoint)) is not None:
         content = {"application/json": {"schema": schema_of[sent]}}
-        operation["requestBody"] = {"required": True, "content": content}
+        is_required = endpoint.read_body is None or not endpoint.read_body.may_be_empty
+        operation["requestBody"] = {"required": is_required, "content": content}
     return operation
 
 
@@ -155,7 +156,7 @@ def _parameters(endpoint: Endpoint, path: str) -> list[Schema]:
 
 
 def _sent(endpoint: Endpoint) -> type[msgspec.Struct] | None:
-    return endpoint.body or endpoint.documents
+    return endpoint.documents or endpoint.body
 
 
 def _answers(endpoint: Endpoint, schema_of: dict[Any, Schema]) -> dict[int, Schema]:
@@ -164,7 +165,8 @@ def _answers(endpoint: Endpoint, schema_of: dict[Any, Schema]) -> dict[int, Sche
         kind = _metadata(endpoint)
         schema = enveloped_schema(schema, None if kind is None else schema_of[kind])
     statuses = (endpoint.status, *endpoint.also)
-    return {status: {"application/json": {"schema": schema}} for status in statuses}
+    further = {name: {"schema": {"type": "string"}} for name in endpoint.further_types}
+    return {status: {"application/json": {"schema": schema}, **further} for status in statuses}
 
 
 def _metadata(endpoint: Endpoint) -> type[msgspec.Struct] | None:

@@ -42,6 +42,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 _before_value = re.compile(r" ['\"]").split  # what follows would be the value itself, however long
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")  # NUL or half of a surrogate pair
+_NO_SUCH_TEXT: Final = "NUL and lone surrogates are not allowed"
 _BLANKS = frozenset((b'"', b" ", b"\\", b"\xc2", b"\xe1", b"\xe2", b"\xe3"))  # how a string of white space can begin
 _NO_NESTING = bytes(set(range(256)) - set(b'"[]{}'))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
@@ -87,12 +88,16 @@ class Reader(Generic[S]):
         self._money = tuple(f.name for f in fields if f.required and _reason(f.type) == "invalid_amount_format")
         self._texts = tuple(f.name for f in fields if f.required and f.name not in self._ids + self._money)
 
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether no body at all says as much as one without a field."""
+        return not self._required
+
     def body(self, body: bytes) -> S:
         """Return what a JSON body says, or refuse it, naming the field where one is to blame."""
-        if body.count(b"{") + body.count(b"[") > MAX_DEPTH and too_deep(body):
-            raise Refused("invalid_request", "The body is nested too deeply")
-        if not body.isascii() or _SUSPICIOUS.search(body):
-            _check_text(body)
+        if not body and self.may_be_empty:
+            body = b"{}"
+        self._screen(body)
         try:
             value = self._decoder.decode(body)
         except msgspec.DecodeError:
@@ -104,6 +109,13 @@ class Reader(Generic[S]):
             if _blank_json(getattr(value, name)):
                 raise self._explain(body)
         return self._normalised(value)
+
+    def _screen(self, body: bytes) -> None:
+        """Refuse what is nested too deeply, or holds text that cannot be kept."""
+        if body.count(b"{") + body.count(b"[") > MAX_DEPTH and too_deep(body):
+            raise Refused("invalid_request", "The body is nested too deeply")
+        if not body.isascii() or _SUSPICIOUS.search(body):
+            _check_text(body)
 
     def query(self, query: bytes) -> S:
         """Return what a query string says, or refuse it; of a parameter that is repeated, the last one counts."""
@@ -171,6 +183,26 @@ class Reader(Generic[S]):
             raise Refused("invalid_request", message, field=name) from None
 
 
+class BulkReader(Reader[S]):
+    """Reads a request whose parts, raw as they are, are read one by one later: what is in them is screened then."""
+
+    def body(self, body: bytes) -> S:
+        """Return what a JSON body says, or refuse it."""
+        try:
+            return super().body(body)
+        except RecursionError:
+            raise Refused("invalid_request", "The body is nested too deeply") from None
+        except Refused:
+            if _SUSPICIOUS.search(
+                body
+            ):  # half of a pair is no JSON to the decoder; a NUL is, and the parts' own matter
+                raise Refused("invalid_request", _NO_SUCH_TEXT, field=self._required[0]) from None
+            raise
+
+    def _screen(self, body: bytes) -> None:
+        """Leave it to the readers of the parts."""
+
+
 def _convert(text: str, kind: Any) -> None:
     msgspec.convert(text, kind, strict=False)
 
@@ -205,7 +237,7 @@ def _check_text(body: bytes) -> None:
         for name, value in content.items():
             if _unclean(name) or _unclean(value):
                 shown = "".join(c for c in name if c != "\0" and not "\ud800" <= c <= "\udfff")
-                raise Refused("invalid_request", "NUL and lone surrogates are not allowed", field=shown[:MAX_TEXT])
+                raise Refused("invalid_request", _NO_SUCH_TEXT, field=shown[:MAX_TEXT])
 
 
 def _unclean(value: Any) -> bool:

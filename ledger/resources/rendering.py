@@ -8,10 +8,21 @@ from typing import Final
 from twisted.logger import Logger
 
 from ledger.domain.errors import Refused
-from ledger.resources.answers import Headers, Instant, Outgoing, enveloped, refusal, to_json
+from ledger.resources.answers import (
+    ENVELOPE,
+    JSON,
+    Flow,
+    Headers,
+    Instant,
+    Outgoing,
+    envelope_end,
+    enveloped,
+    refusal,
+    to_json,
+)
 from ledger.resources.counts import Allowance
 from ledger.resources.cross_origin import CrossOrigin
-from ledger.resources.endpoint import Answer, Endpoint
+from ledger.resources.endpoint import Answer, Endpoint, Streamed
 from ledger.resources.incoming import Incoming
 
 LOGGED_REFUSALS_A_SECOND: Final = 10
@@ -29,9 +40,12 @@ class Rendering:
         self._allowance = Allowance(LOGGED_REFUSALS_A_SECOND)
 
     def success(
-        self, endpoint: Endpoint, answer: Answer, incoming: Incoming, correlation_id: str, standing: Headers
+        self, endpoint: Endpoint, answer: Answer | Streamed, incoming: Incoming, correlation_id: str, standing: Headers
     ) -> Outgoing:
         """Return the answer of an endpoint."""
+        if isinstance(answer, Streamed):
+            headers = (*standing, *self._cross_origin.headers(incoming.headers), *answer.headers)
+            return Outgoing(endpoint.status, b"", correlation_id, headers, self._flow(answer, correlation_id))
         if endpoint.envelope:
             now = self._instant.text(self._seconds())
             body = enveloped(answer.data, answer.metadata, now, correlation_id)
@@ -41,6 +55,12 @@ class Rendering:
         if answer.replayed:
             headers += ((b"Idempotent-Replayed", b"true"),)
         return Outgoing(answer.status or endpoint.status, body, correlation_id, headers)
+
+    def _flow(self, answer: Streamed, correlation_id: str) -> Flow:
+        if answer.content_type != JSON[1]:
+            return Flow(answer.content_type, answer.parts)
+        after = envelope_end(None, self._instant.text(self._seconds()), correlation_id)
+        return Flow(answer.content_type, answer.parts, ENVELOPE, after)
 
     def refused(
         self,

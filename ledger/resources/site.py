@@ -39,7 +39,7 @@ class LedgerSite(_Site):  # type: ignore[misc]
         plain: bool = True,
     ) -> None:
         endpoints = tuple(endpoints)
-        self._klein = KleinAdapter(exchange, endpoints)
+        self._klein = KleinAdapter(exchange, endpoints, reactor)
         super().__init__(
             self._klein,
             requestFactory=LedgerRequest,

@@ -1,17 +1,25 @@
 """A batch of commands, and the slices that it is decided in."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from ledger.domain.commands import Command
+from ledger.services.bundles import Member
 from ledger.services.replies import Waiting
 
 _FIRST: Final = 64
 _LARGEST: Final = 256
 
 
+class Slice(NamedTuple):
+    """Commands of a batch that are decided in one go; those of a whole stand or fall together."""
+
+    commands: Sequence[Command]
+    is_whole: bool = False
+
+
 class Batch:
-    """What is decided and kept together."""
+    """What is decided and kept together; members of bundles stand behind all others."""
 
     __slots__ = ("commands", "waiting")
 
@@ -19,10 +27,38 @@ class Batch:
         self.waiting = waiting
         self.commands = [one.command for one in waiting]
 
+    def slices(self) -> Iterator[Slice]:
+        """Part the batch: while a slice is decided, the store is at work on the one before, so the first is small."""
+        start, many = 0, len(self.commands)
+        size = _FIRST if many > _LARGEST else _LARGEST
+        for first, last in self._wholes():
+            for begin in range(start, first, _LARGEST):
+                yield Slice(self.commands[begin : min(begin + _LARGEST, first)])
+            yield Slice(self.commands[first:last], True)
+            start, size = last, _LARGEST
+        while start < many:
+            yield Slice(self.commands[start : start + size])
+            start, size = start + size, min(2 * size, _LARGEST)
 
-def slices(commands: Sequence[Command]) -> Iterator[Sequence[Command]]:
-    """Part a batch: while one slice is decided, the store is at work on the one before, so the first is small."""
-    start, size = 0, _FIRST if len(commands) > _LARGEST else _LARGEST
-    while start < len(commands):
-        yield commands[start : start + size]
-        start, size = start + size, min(2 * size, _LARGEST)
+    def halves(self) -> "tuple[Batch, Batch] | None":
+        """Part the batch in two, if there is a place where it can be parted."""
+        middle = len(self.waiting) // 2
+        for first, last in self._wholes():
+            if first < middle < last:
+                middle = first or last
+        if middle in (0, len(self.waiting)):
+            return None
+        return Batch(self.waiting[:middle]), Batch(self.waiting[middle:])
+
+    def _wholes(self) -> Iterator[tuple[int, int]]:
+        """Return where the bundles stand that are not to be parted."""
+        if not self.waiting or not isinstance(self.waiting[-1], Member):
+            return
+        start = 0
+        while start < len(self.waiting):
+            one = self.waiting[start]
+            if isinstance(one, Member) and one.bundle.is_whole:
+                yield start, start + len(one.bundle.members)
+                start += len(one.bundle.members)
+            else:
+                start += 1

@@ -27,6 +27,13 @@ class Waiting:
         self.finished = False
         self.tries = 0
 
+    def tell(self, outcome: Outcome) -> None:
+        """Answer whoever waits."""
+        if isinstance(outcome, Exception):
+            self.answer.errback(outcome)
+        else:
+            self.answer.callback(outcome)
+
 
 class Replies:
     """Outcomes on their way to those who wait."""
@@ -68,9 +75,6 @@ class Replies:
 
 
 def _answer(waiting: Waiting, outcome: Outcome) -> None:
-    if not isinstance(outcome, Exception):
-        waiting.answer.callback(outcome)
-        return
-    if not isinstance(outcome, Refused):
+    if isinstance(outcome, Exception) and not isinstance(outcome, Refused):
         log.failure("A {kind} broke", Failure(outcome), kind=waiting.command.kind)  # type: ignore[no-untyped-call]
-    waiting.answer.errback(outcome)
+    waiting.tell(outcome)

@@ -1,20 +1,22 @@
 """The writer: takes a batch from the lanes, reads its facts, decides, commits, and answers everyone."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ledger.domain.commands import Book, Command, Outcome, Replayed, Sealed, decide
+from ledger.domain.commands import Book, Command, Outcome, Replayed, Sealed
 from ledger.domain.errors import ConfigurationError, Refused, unavailable
 from ledger.domain.events import Committed
-from ledger.services.batch import Batch, slices
+from ledger.services.batch import Batch
+from ledger.services.bundles import Bundle, Bundles
 from ledger.services.child import Child
+from ledger.services.deciding import BatchStore, decide_batch
 from ledger.services.lanes import LaneFull, Lanes
 from ledger.services.replies import Replies, Waiting
 from ledger.store.postgres import ConnectionLost, StatementFailed
@@ -22,21 +24,9 @@ from ledger.store.postgres import ConnectionLost, StatementFailed
 log = Logger()
 
 BATCH: Final = 1_000
+_BUNDLED: Final = 512  # of these: what waits beside bundles shall not wait long
 _SETTLE_WITHIN: Final = 30.0
 _FIRST_RETRY, _LAST_RETRY = 0.1, 3.0
-
-
-class BatchStore(Protocol):
-    """Where batches are kept: PostgreSQL (`store.journal.JournalWriter`) or memory (`store.memory.MemoryJournal`)."""
-
-    async def open(self) -> None: ...
-    def look_ahead(self, commands: Sequence[Command]) -> None: ...
-    async def read_facts(self, commands: Sequence[Command]) -> Book: ...
-    async def append_part(self, book: Book, batch: Sequence[Sealed]) -> None: ...
-    async def append(self, book: Book, batch: Sequence[Sealed]) -> None: ...
-    async def roll_back(self) -> None: ...
-    async def kept(self, ids: Iterable[str]) -> set[str]: ...
-    def close(self) -> None: ...
 
 
 class Writer(Child):
@@ -59,6 +49,7 @@ class Writer(Child):
         self._committed = committed
         self._lanes: Lanes[Waiting] = Lanes() if lanes is None else lanes
         self._batch = batch
+        self._bundles = Bundles()
         self._next: deque[Batch] = deque()  # what is to be decided before anything in the lanes
         self._accepting = False
         self._away = False
@@ -85,6 +76,21 @@ class Writer(Child):
         else:
             self._wake()
         return waiting.answer
+
+    def submit_bundle(self, commands: Sequence[Command], *, is_whole: bool = False) -> Deferred[list[Outcome]]:
+        """Have commands decided in their order, a whole of them all or nothing; fires with their outcomes."""
+        bundle = Bundle(commands, is_whole)
+        try:
+            if not self._accepting or self._away:
+                raise unavailable()
+            self._bundles.put(bundle)
+        except LaneFull:
+            bundle.answer.errback(unavailable())
+        except Refused:
+            bundle.answer.errback()
+        else:
+            self._wake()
+        return bundle.answer
 
     async def start(self) -> None:
         """Return when the store is open and commands are taken."""
@@ -117,7 +123,7 @@ class Writer(Child):
 
     async def _run(self) -> None:
         while True:
-            batch = self._next.popleft() if self._next else Batch(self._lanes.take(self._batch))
+            batch = self._next.popleft() if self._next else self._taken()
             if not batch.waiting:
                 if not self._accepting:
                     return
@@ -134,19 +140,14 @@ class Writer(Child):
                 self._replies.give((waiting, unavailable("unknown")) for waiting in batch.waiting)
                 raise
 
+    def _taken(self) -> Batch:
+        """Take what is next: from the lanes and, behind that, from bundles."""
+        bundled = self._bundles.take(min(_BUNDLED, self._batch)) if self._bundles else []
+        return Batch(self._lanes.take(max(self._batch - len(bundled), 1)) + bundled)
+
     async def _process(self, batch: Batch) -> None:
         try:
-            book = await self._store.read_facts(batch.commands)
-            outcomes: list[Outcome] = []
-            sealed: list[Sealed] = []
-            last: list[Sealed] = []
-            for slice_of in slices(batch.commands):
-                if last:
-                    await self._store.append_part(book, last)
-                decided = decide(book, slice_of)
-                last = [outcome for outcome in decided if isinstance(outcome, Sealed)]
-                outcomes += decided
-                sealed += last
+            book, outcomes, sealed, rest = await decide_batch(self._store, batch, self._reactor)
             if not sealed:
                 await self._store.roll_back()
         except ConnectionLost:
@@ -155,7 +156,7 @@ class Writer(Child):
             await self._isolate(batch, error)
             return
         if sealed:
-            appending = ensureDeferred(self._store.append(book, last))
+            appending = ensureDeferred(self._store.append(book, rest))
             self._look_ahead()
             try:
                 await appending
@@ -177,7 +178,7 @@ class Writer(Child):
     def _look_ahead(self) -> None:
         """Take the next batch while the database is busy with this one, if it would be a full one anyway."""
         if not self._next and len(self._lanes) >= self._batch:
-            batch = Batch(self._lanes.take(self._batch))
+            batch = self._taken()
             self._next.append(batch)
             self._store.look_ahead(batch.commands)
 
@@ -194,15 +195,14 @@ class Writer(Child):
             log.warn("The database cannot: {reason}", reason=str(error))
             self._replies.give((waiting, unavailable()) for waiting in batch.waiting)
             return
-        first, *others = batch.waiting
-        if others:
-            middle = len(batch.waiting) // 2
-            self._next.extendleft((Batch(batch.waiting[middle:]), Batch(batch.waiting[:middle])))
-        elif isinstance(error, StatementFailed):
-            log.error("The database refused a {kind}: {reason}", kind=first.command.kind, reason=str(error))
-            self._replies.give([(first, Refused("database_error"))])
-        else:
-            self._replies.give([(first, error)])
+        halves = batch.halves()
+        if halves is not None:
+            self._next.extendleft(reversed(halves))
+            return
+        if isinstance(error, StatementFailed):
+            log.error("The database refused a {kind}: {reason}", kind=batch.commands[0].kind, reason=str(error))
+            error = Refused("database_error")
+        self._replies.give((waiting, error) for waiting in batch.waiting)
 
     async def _reopen(self, batch: Batch) -> None:
         """Connect again. A batch that was not sent to be committed is decided once more, if that succeeds at once."""
@@ -254,5 +254,5 @@ class Writer(Child):
 
     def _refuse_queued(self) -> None:
         again, self._next = self._next, deque()
-        queued = chain(*(batch.waiting for batch in again), self._lanes.drain())
+        queued = chain(*(batch.waiting for batch in again), self._lanes.drain(), self._bundles.drain())
         self._replies.give((waiting, unavailable()) for waiting in queued)

@@ -1,10 +1,21 @@
 """Accounts in PostgreSQL: opened here, read here; what the journal decides on is changed by the writer alone."""
 
+from typing import Final
+
 from ledger.domain.accounts import WORLD_TYPE, Account, Owner, world_id
 from ledger.store.pool import Pool
 from ledger.store.postgres import Session
 
-_COLUMNS = "id::text, user_id::text, asset, type, status, balance::text, held::text, credit_limit, version"
+# The instant that a batch would have if it were decided now. A SELECT, so that it is made once a statement.
+NOW: Final = "(SELECT greatest(clock_timestamp(), (SELECT posted_at FROM journal ORDER BY seq DESC LIMIT 1)))"
+
+# What is held of the account `a` now: holds whose time is up do not count, whether or not that has been written yet.
+HELD_NOW: Final = f"""(CASE WHEN a.held = 0 THEN a.held ELSE a.held - coalesce(
+    (SELECT sum(h.amount) FROM holds AS h
+     WHERE h.account_id = a.id AND h.status = 'open' AND h.expires_at <= {NOW}), 0) END)"""
+
+_COLUMNS: Final = f"""a.id::text, a.user_id::text, a.asset, a.type, a.status, a.balance::text, {HELD_NOW}::text,
+    a.credit_limit, a.version"""
 
 
 async def open_account(session: Session, owner: Owner, account_type: str, name: str | None = None) -> None:
@@ -40,7 +51,7 @@ async def read_state(pool: Pool, account_id: str) -> tuple[Account, str] | None:
     """Return an account's committed state and the instant it was read at."""
     rows = await pool.query(
         f"""SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), {_COLUMNS}
-            FROM accounts WHERE id = %s""",
+            FROM accounts AS a WHERE a.id = %s""",
         (account_id,),
     )
     for instant, account_id, user_id, asset, account_type, status, balance, held, limit, version in rows:

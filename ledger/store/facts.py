@@ -5,11 +5,16 @@ from typing import Any, Final
 
 import msgspec
 
-from ledger.domain.accounts import Account
 from ledger.domain.commands import ACCOUNTS, Command
 from ledger.domain.deletion import ACCOUNTS_OF_USERS, USERS, Member
 from ledger.domain.game_users import GAME_USERS, GAMES, GameUser
 from ledger.domain.games import GAME_TRANSACTIONS, GAME_UNDONE, Booked, Undone
+from ledger.domain.held import AccountWithHolds, Hold
+from ledger.domain.holds import HOLDS
+from ledger.domain.payment_commands import ALIKE, PAYMENTS, SPENT, Kept, Spent
+from ledger.domain.payments import Twin
+from ledger.domain.periods import PERIODS, Closed
+from ledger.domain.reversals import REVERSED, Reversed
 
 
 class FactSource(msgspec.Struct, frozen=True):
@@ -22,14 +27,22 @@ class FactSource(msgspec.Struct, frozen=True):
     decode: Any
 
 
-class _AccountRow(Account, array_like=True):
+class _AccountRow(AccountWithHolds, array_like=True):
     """An account as its row is handed over."""
 
 
-_ACCOUNTS: Final = """
+# Those of an account's holds that may be over by the batch's instant, which is read in the same statement. The bound is
+# a SELECT, so that it is made once and the index goes up to it.
+_DUE: Final = """SELECT string_agg('["' || h.id || '",' || h.amount || ',"' || to_char(h.expires_at AT TIME ZONE 'UTC',
+                   'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || '"]', ',')
+            FROM holds AS h WHERE h.account_id = a.id AND h.status = 'open'
+            AND h.expires_at <= (SELECT greatest(clock_timestamp(), head.posted_at) + interval '5 s')"""
+
+_ACCOUNTS: Final = f"""
         SELECT '[' || string_agg('["' || a.id || coalesce('","' || a.user_id || '","', '",null,"') || a.asset || '","'
                    || a.type || '","' || a.status || '",' || a.balance || ',' || a.held || ',' || a.credit_limit || ','
-                   || a.version || ']', ',') || ']'
+                   || a.version || CASE WHEN a.held = 0 THEN ']' ELSE coalesce(',[' || ({_DUE}) || ']]', ']') END,
+                   ',') || ']'
         FROM unnest(%(keys)s::uuid[]) AS keys (id) JOIN accounts AS a ON a."""
 
 _decode_accounts: Final = msgspec.json.Decoder(list[_AccountRow]).decode
@@ -66,6 +79,66 @@ SOURCES: Final[dict[str, FactSource]] = {
                              AND g.account_id = split_part(keys.id, ':', 2)::uuid
         """,
         msgspec.json.Decoder(list[Undone]).decode,
+    ),
+    HOLDS: FactSource(
+        """
+        SELECT json_agg(json_build_array(h.id, h.account_id, h.amount, h.captured, h.status,
+                   to_char(h.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+                   to_char(h.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), h.description))::text
+        FROM unnest(%(keys)s::uuid[]) AS keys (id) JOIN holds AS h ON h.id = keys.id
+        """,
+        msgspec.json.Decoder(list[Hold]).decode,
+    ),
+    PERIODS: FactSource(
+        """
+        SELECT json_agg(json_build_array(keys.id, to_char(c.until AT TIME ZONE 'UTC',
+                                                          'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')))::text
+        FROM unnest(%(keys)s::text[]) AS keys (id)
+        CROSS JOIN LATERAL (SELECT until FROM closed_periods ORDER BY until DESC LIMIT 1) AS c
+        """,
+        msgspec.json.Decoder(list[Closed]).decode,
+    ),
+    REVERSED: FactSource(
+        """
+        SELECT json_agg(json_build_array(r.transfer_id, r.amount::text))::text
+        FROM unnest(%(keys)s::uuid[]) AS keys (id) JOIN reversed_transfers AS r ON r.transfer_id = keys.id
+        """,
+        msgspec.json.Decoder(list[Reversed]).decode,
+    ),
+    PAYMENTS: FactSource(
+        """
+        SELECT json_agg(json_build_array(p.id, p.status, p.transfer_id))::text
+        FROM unnest(%(keys)s::uuid[]) AS keys (id) JOIN payments AS p ON p.id = keys.id
+        """,
+        msgspec.json.Decoder(list[Kept]).decode,
+    ),
+    # Day by day: the batch's instant tells which day it is, and this clock may be read on the other side of midnight.
+    SPENT: FactSource(
+        """
+        SELECT json_agg(json_build_array(keys.id, (
+            SELECT coalesce(json_object_agg(days.day, days.amount), '{}')
+            FROM (SELECT to_char(p.posted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, sum(p.amount) AS amount
+                  FROM payments AS p
+                  WHERE p.account_id = keys.id AND p.status = 'COMPLETED' AND p.direction = 'DEBIT'
+                        AND p.posted_at >= (SELECT date_trunc('day',
+                            greatest(clock_timestamp(), head.posted_at) - interval '1 minute', 'UTC'))
+                  GROUP BY 1) AS days)))::text
+        FROM unnest(%(keys)s::uuid[]) AS keys (id)
+        """,
+        msgspec.json.Decoder(list[Spent]).decode,
+    ),
+    ALIKE: FactSource(
+        """
+        SELECT json_agg(json_build_array(keys.id, twin.id, to_char(twin.posted_at AT TIME ZONE 'UTC',
+                                                                   'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')))::text
+        FROM unnest(%(keys)s::uuid[]) AS keys (id) JOIN payments AS mine ON mine.id = keys.id
+        CROSS JOIN LATERAL (
+            SELECT p.id, p.posted_at FROM payments AS p
+            WHERE p.user_id = mine.user_id AND p.amount = mine.amount AND p.direction = mine.direction
+                  AND p.description = mine.description AND p.status = 'COMPLETED'
+            ORDER BY p.posted_at DESC LIMIT 1) AS twin
+        """,
+        msgspec.json.Decoder(list[Twin]).decode,
     ),
 }
 

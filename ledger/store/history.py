@@ -9,6 +9,7 @@ from ledger.domain.accounts import Owner
 from ledger.domain.money import asset_named, format_amount
 from ledger.domain.transactions import Transaction
 from ledger.store.pool import Pool
+from ledger.store.versions import instant, last_before
 
 # Transactions that one page looks through for those of a direction or a kind, which no index tells.
 LOOKED_THROUGH: Final = 20_000
@@ -16,27 +17,17 @@ LOOKED_THROUGH: Final = 20_000
 _NEWEST: Final = 2**63 - 1
 
 # A record may hold far more than its description, so that alone is told; the whole body only where it holds a NUL, at
-# which PostgreSQL's own reading of JSON fails.
-_PAGE: Final = """
+# which PostgreSQL's own reading of JSON fails. `description_in` reads it.
+DESCRIPTION: Final = """CASE WHEN strpos(j.body, '\\u0000') = 0
+                THEN json_build_object('description', j.body::json -> 'description')::text ELSE j.body END"""
+
+_PAGE: Final = f"""
     SELECT t.version, t.id::text, t.type, j.kind, t.amount, t.balance,
-           CASE WHEN strpos(j.body, '\\u0000') = 0
-                THEN json_build_object('description', j.body::json -> 'description')::text ELSE j.body END,
-           to_char(t."timestamp" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), j.id::text
+           {DESCRIPTION},
+           {instant('t."timestamp"')}, j.id::text
     FROM transactions AS t
     CROSS JOIN LATERAL (SELECT id, kind, body FROM journal WHERE journal.seq = t.seq OFFSET 0) AS j
-    WHERE t.account_id = %s AND t.version > %s AND t.version <= %s{terms} ORDER BY t.version DESC LIMIT %s"""
-
-# Versions are dense and in the order of time, so the last one before an instant is found by halving.
-_LAST_BEFORE: Final = """
-    WITH RECURSIVE search (low, high) AS (
-        SELECT 0::bigint, 1 + coalesce((SELECT max(version) FROM transactions WHERE account_id = %s), 0)
-        UNION ALL
-        SELECT CASE WHEN is_before THEN middle ELSE low END, CASE WHEN is_before THEN high ELSE middle END
-        FROM (SELECT low, high, (low + high) / 2 AS middle,
-                     (SELECT t."timestamp" < %s FROM transactions AS t
-                      WHERE t.account_id = %s AND t.version = (low + high) / 2) AS is_before
-              FROM search WHERE high - low > 1) AS half)
-    SELECT low FROM search WHERE high - low = 1"""
+    WHERE t.account_id = %s AND t.version > %s AND t.version <= %s{{terms}} ORDER BY t.version DESC LIMIT %s"""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -60,6 +51,11 @@ class _Described(msgspec.Struct):
 
 
 _decode_description = msgspec.json.Decoder(_Described).decode
+
+
+def description_in(said: str) -> str | None:
+    """Return the description in what the SQL of `DESCRIPTION` yields."""
+    return _decode_description(said).description
 
 
 async def read_transactions(pool: Pool, owner: Owner, wanted: Wanted, below: int | None, limit: int) -> Page:
@@ -86,18 +82,13 @@ async def _bounds(pool: Pool, account_id: str, wanted: Wanted, below: int | None
     """Return the versions after the first of which, and up to the second, stands all that is wanted."""
     high = _NEWEST if below is None else below - 1
     if wanted.before is not None:
-        high = min(high, await _last_before(pool, account_id, wanted.before))
+        high = min(high, await last_before(pool, account_id, wanted.before))
     elif below is None and (wanted.type or wanted.kind):
         ((high,),) = await pool.query(
             "SELECT coalesce(max(version), 0) FROM transactions WHERE account_id = %s", (account_id,)
         )
-    low = 0 if wanted.since is None else await _last_before(pool, account_id, wanted.since)
+    low = 0 if wanted.since is None else await last_before(pool, account_id, wanted.since)
     return low, high
-
-
-async def _last_before(pool: Pool, account_id: str, instant: datetime) -> int:
-    ((version,),) = await pool.query(_LAST_BEFORE, (account_id, instant, account_id))
-    return int(version)
 
 
 def _transaction(
@@ -109,7 +100,7 @@ def _transaction(
         kind=kind,
         amount=format_amount(amount, scale),
         balance=format_amount(int(balance), scale),
-        description=_decode_description(said).description,
+        description=description_in(said),
         timestamp=timestamp,
         transfer_id=transfer_id,
     )

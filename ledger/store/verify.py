@@ -6,21 +6,18 @@ from typing import Any, Final
 import msgspec
 from twisted.internet.task import deferLater
 
-from ledger.domain.audit import Audit, Finding, KeptAccount, KeptEntry, KeptRecord
-from ledger.domain.journal import Record, read_body
-from ledger.store.accounts import owners_of
+from ledger.domain.audit import Audit
+from ledger.domain.audit_rows import Finding, KeptRecord
 from ledger.store.pool import Pool
+from ledger.store.verify_rows import instant, readable, tables_of
+from ledger.store.verify_shelves import ACCOUNTS, SHELVES, Shelf
 
 _RECORDS: Final = 250
 _LONGEST_REST: Final = 1.0
-_ACCOUNTS: Final = 500
+_ACCOUNTS: Final = 500  # rows of any table
 
 
 Rest = Callable[[], Awaitable[None]]
-
-
-def _instant(column: str) -> str:
-    return f"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -52,7 +49,9 @@ async def verify(pool: Pool, rest: Rest = _no_rest) -> Verdict:
     """Audit the whole journal, resting between slices; commits that come meanwhile may be left to the next time."""
     ((head,),) = await pool.query("SELECT coalesce(max(seq), 0) FROM journal")
     audit = Audit()
-    finding = await _journal(pool, audit, head, rest) or await _accounts(pool, audit) or await _strays(pool)
+    finding = await _journal(pool, audit, head, rest) or await _accounts(pool, audit, rest) or await _strays(pool)
+    for shelf in SHELVES:
+        finding = finding or await _rows(pool, audit, shelf, rest)
     return Verdict(finding is None, max(head, audit.head.seq), audit.head.seq, finding)
 
 
@@ -60,44 +59,22 @@ async def _journal(pool: Pool, audit: Audit, head: int, rest: Rest = _no_rest) -
     """Walk on from where the audit is up to the given head."""
     while (last := audit.head.seq) < head:
         rows = await pool.query(
-            f"""SELECT seq, id::text, kind, scope::text, key, reverses::text, {_instant("posted_at")},
-                       {_instant("effective_at")}, body, hash
+            f"""SELECT seq, id::text, kind, scope::text, key, reverses::text, {instant("posted_at")},
+                       {instant("effective_at")}, body, hash
                 FROM journal WHERE seq > %s AND seq <= %s ORDER BY seq LIMIT %s""",
             (last, head, _RECORDS),
         )
         if not rows:
             return Finding(f"journal {last + 1}", f"is missing, the journal goes on to {head}", last + 1)
         kept = [KeptRecord(*row)._replace(hash=bytes(row[9])) for row in rows]
-        records = [record for row in kept if (record := _readable(row)) is not None]
-        entries = await _entries(pool, records)
-        owners = await owners_of(pool, {item.account for record in records for item in record.items})
+        tables = await tables_of(pool, kept, [record for row in kept if (record := readable(row.body)) is not None])
         uses = await _uses_of_keys(pool, kept)
         for row in kept:
-            finding = audit.record(row, entries, owners, uses.get((row.scope, row.key), 0))
+            finding = audit.record(row, tables, uses.get((row.scope, row.key), 0))
             if finding is not None:
                 return finding
         await rest()
     return None
-
-
-def _readable(row: KeptRecord) -> Record | None:
-    try:
-        return read_body(row.body)
-    except msgspec.DecodeError:
-        return None
-
-
-async def _entries(pool: Pool, records: Iterable[Record]) -> dict[tuple[str, int], KeptEntry]:
-    named = [entry for record in records for entry in record.entries]
-    rows = await pool.query(
-        f"""SELECT t.id::text, t.account_id::text, t.seq, t.amount, t.type, t.balance, t.held, t.version,
-                   {_instant('t."timestamp"')}
-            FROM unnest(%s::uuid[], %s::bigint[]) AS named (account_id, version)
-            JOIN transactions AS t USING (account_id, version)""",
-        ([entry.account for entry in named], [entry.version for entry in named]),
-    )
-    found = (KeptEntry(*row)._replace(balance=int(row[5]), held=int(row[6])) for row in rows)
-    return {(entry.account_id, entry.version): entry for entry in found}
 
 
 async def _uses_of_keys(pool: Pool, rows: Iterable[KeptRecord]) -> dict[tuple[str | None, str | None], int]:
@@ -114,29 +91,29 @@ async def _uses_of_keys(pool: Pool, rows: Iterable[KeptRecord]) -> dict[tuple[st
     return {(scope, key): count // times[scope, key] for scope, key, count in found}
 
 
-async def _accounts(pool: Pool, audit: Audit) -> Finding | None:
-    last = "00000000-0000-0000-0000-000000000000"
+async def _accounts(pool: Pool, audit: Audit, rest: Rest = _no_rest) -> Finding | None:
+    # The walk has found every version up to the account's, each being there once; so nothing has to be counted.
+    return await _rows(pool, audit, ACCOUNTS, rest)
+
+
+async def _rows(pool: Pool, audit: Audit, shelf: Shelf, rest: Rest) -> Finding | None:
+    """Check all rows of a table, slice by slice."""
+    last = shelf.start
     while True:
-        # One statement for the accounts, their last entries and the head: all of one moment, up to which the walk goes
-        # on. The walk has found every version up to the account's, each being there once; so nothing has to be counted.
-        rows = await pool.query(
-            """SELECT a.id::text, a.status, a.balance, a.held, a.credit_limit, a.version,
-                      (SELECT coalesce(max(t.version), 0) FROM transactions AS t WHERE t.account_id = a.id),
-                      (SELECT coalesce(max(seq), 0) FROM journal)
-               FROM accounts AS a WHERE a.id > %s ORDER BY a.id LIMIT %s""",
-            (last, _ACCOUNTS),
-        )
+        rows = await pool.query(shelf.sql, (*last, _ACCOUNTS))
         if not rows:
             return None
-        finding = await _journal(pool, audit, rows[0][7])
+        finding = await _journal(pool, audit, rows[0][-1], rest) if shelf.walks_on else None
         if finding is not None:
             return finding
-        for account_id, status, balance, held, limit, version, last_entry, _ in rows:
-            kept = KeptAccount(account_id, status, int(balance), int(held), limit, version, last_entry)
-            finding = audit.account(kept)
+        for row in rows:
+            finding = shelf.check(audit, row)
             if finding is not None:
                 return finding
-        last = rows[-1][0]
+        if len(rows) < _ACCOUNTS:
+            return None
+        last = rows[-1][: len(shelf.start)]
+        await rest()
 
 
 async def _strays(pool: Pool) -> Finding | None:

@@ -7,7 +7,7 @@ import msgspec
 from ledger.domain.accounts import Account, Owner
 from ledger.domain.errors import Refused
 from ledger.domain.policy import Caller
-from ledger.store.accounts import open_account
+from ledger.store.accounts import HELD_NOW, open_account
 from ledger.store.pool import Pool
 from ledger.store.postgres import Session
 from ledger.store.tokens import add_token, hash_of
@@ -94,8 +94,9 @@ async def ended_tokens(pool: Pool, account_id: str) -> list[str]:
 async def find_wallet(pool: Pool, account_id: str) -> Wallet | None:
     """Return an account's committed state and its name, or None."""
     rows = await pool.query(
-        """SELECT name, balance, held, id::text, user_id::text, asset, type, status, credit_limit, version
-           FROM accounts WHERE id = %s""",
+        f"""SELECT a.name, a.balance, {HELD_NOW}, a.id::text, a.user_id::text, a.asset, a.type, a.status,
+                   a.credit_limit, a.version
+            FROM accounts AS a WHERE a.id = %s""",
         (account_id,),
     )
     for name, balance, held, found_id, user_id, asset, account_type, status, limit, version in rows:

@@ -4,15 +4,35 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
+from ledger.domain.account_commands import ACCOUNT_NAMES, OPENED_ACCOUNTS
 from ledger.domain.commands import Sealed
 from ledger.domain.deletion import DELETED_USERS, ENDED_SESSIONS, ENDED_TOKENS
 from ledger.domain.game_users import ASSET, GAME_USERS
 from ledger.domain.games import GAME_UNDONE
+from ledger.domain.holds import EXPIRED_HOLDS, HOLDS
 from ledger.domain.journal import canonical
+from ledger.domain.payment_commands import PAYMENTS
+from ledger.domain.periods import BACKDATED, PERIODS
+from ledger.domain.reversals import REVERSED
 from ledger.store.prepared import Prepared
 
 # name of the write, as drafts use it -> a statement over %(rows)s::json, an array of the rows
 STATEMENTS: Final[dict[str, str]] = {
+    OPENED_ACCOUNTS: """
+        WITH fresh AS (SELECT * FROM json_to_recordset(%(rows)s::json)
+                       AS fresh (id uuid, user_id uuid, name text, asset text, type text, world uuid, at timestamptz)),
+             worlds AS (INSERT INTO accounts (id, asset, type) SELECT DISTINCT world, asset, 'WORLD' FROM fresh
+                        ON CONFLICT (id) DO NOTHING)
+        INSERT INTO accounts (id, user_id, name, asset, type, created_at)
+        SELECT id, user_id, name, asset, type, at FROM fresh
+    """,
+    # An account may be named more than once in a batch: the last row counts.
+    ACCOUNT_NAMES: """
+        UPDATE accounts AS a SET name = told.name
+        FROM (SELECT DISTINCT ON (id) id, name FROM json_to_recordset(%(rows)s::json)
+              AS fresh (id uuid, name text, seq bigint) ORDER BY id, seq DESC) AS told
+        WHERE a.id = told.id
+    """,
     DELETED_USERS: """
         UPDATE users AS u SET status = 'DELETED', updated_at = gone.at
         FROM json_to_recordset(%(rows)s::json) AS gone (id uuid, at timestamptz) WHERE u.id = gone.id
@@ -44,6 +64,47 @@ STATEMENTS: Final[dict[str, str]] = {
         INSERT INTO game_undone (transaction_uuid, account_id, seq)
         SELECT transaction_uuid, account_id, seq
         FROM json_to_recordset(%(rows)s::json) AS fresh (transaction_uuid uuid, account_id uuid, seq bigint)
+    """,
+    # A hold may be told of more than once in a batch: the last row counts.
+    HOLDS: """
+        INSERT INTO holds (id, account_id, amount, captured, status, expires_at, created_at, description, seq)
+        SELECT DISTINCT ON (id) id, account_id, amount, captured, status, expires_at, created_at, description, seq
+        FROM json_to_recordset(%(rows)s::json)
+             AS fresh (id uuid, account_id uuid, amount bigint, captured bigint, status text, expires_at timestamptz,
+                       created_at timestamptz, description text, seq bigint)
+        ORDER BY id, seq DESC
+        ON CONFLICT (id) DO UPDATE SET captured = excluded.captured, status = excluded.status, seq = excluded.seq
+    """,
+    EXPIRED_HOLDS: """
+        UPDATE holds AS h SET status = 'expired', seq = gone.seq
+        FROM json_to_recordset(%(rows)s::json) AS gone (id uuid, seq bigint) WHERE h.id = gone.id
+    """,
+    BACKDATED: """
+        INSERT INTO backdated_entries (account_id, effective_at, version, amount, posted_at)
+        SELECT account_id, effective_at, version, amount, posted_at
+        FROM json_to_recordset(%(rows)s::json)
+             AS fresh (account_id uuid, effective_at timestamptz, version bigint, amount bigint, posted_at timestamptz)
+    """,
+    PERIODS: """
+        INSERT INTO closed_periods (until, seq)
+        SELECT until, seq FROM json_to_recordset(%(rows)s::json) AS fresh (until timestamptz, seq bigint)
+    """,
+    PAYMENTS: """
+        UPDATE payments AS p
+        SET status = done.status, posted_at = done.posted_at, failure_reason = done.failure_reason,
+            transfer_id = done.transfer_id, updated_at = done.updated_at, seq = done.seq
+        FROM json_to_recordset(%(rows)s::json)
+             AS done (id uuid, status text, posted_at timestamptz, failure_reason text, transfer_id uuid,
+                      updated_at timestamptz, seq bigint)
+        WHERE p.id = done.id
+    """,
+    # A transfer may be reversed in parts more than once in a batch: the last row counts.
+    REVERSED: """
+        INSERT INTO reversed_transfers (transfer_id, amount, seq)
+        SELECT DISTINCT ON (transfer_id) transfer_id, amount, seq
+        FROM json_to_recordset(%(rows)s::json) AS fresh (transfer_id uuid, amount numeric, seq bigint)
+        ORDER BY transfer_id, seq DESC
+        ON CONFLICT (transfer_id) DO UPDATE SET amount = excluded.amount, seq = excluded.seq
     """,
 }
 

@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from ledger.domain import held
 from ledger.domain.commands import ACCOUNTS, Book, Command, Draft, Leg
 from ledger.domain.errors import Refused
+from ledger.domain.holds import HOLDS
 from ledger.domain.journal import Record, canonical
 
 TICKETS = "tickets"
@@ -98,7 +100,10 @@ class Hold(_Of, frozen=True, kw_only=True):
         """Hold the amount, if the account is active and can spend it."""
         account = book.account(self.account_id)
         account.require_active()
-        return Draft(changes=(book.change(account, held=account.held + self.amount),))
+        change = book.change(account, held=account.held + self.amount)
+        hold = held.Hold(self.id, account.id, self.amount, 0, "open", None, book.instant, None)
+        row = {**msgspec.structs.asdict(hold), "seq": book.head.seq + 1}
+        return Draft(changes=(change,), writes=((HOLDS, row),), metadata={"amount": self.amount})
 
 
 class Capture(_Of, frozen=True, kw_only=True):

@@ -110,7 +110,8 @@ def test_a_key_names_one_record_for_ever(program: list[list[Step]]) -> None:
             assert command.answer(outcome.record) == original.answer(record)
         else:
             assert isinstance(outcome, Refused)
-            assert (outcome.reason, outcome.details) == ("duplicate_transaction", {"transfer_id": record.id})
+            named = "hold_id" if record.kind == "hold" else "transfer_id"
+            assert (outcome.reason, outcome.details) == ("duplicate_transaction", {named: record.id})
 
 
 @given(programs(), st.lists(st.integers(1, 30), min_size=1, max_size=4))

@@ -44,6 +44,22 @@ REISSUE_TOKEN               -      -       -    -       *
 WATCH_EVERYTHING            -      -       -    *       *
 PLAY                        *      *       *    *       *
 MANAGE_GAME_USERS           -      -       -    -       *
+OPEN_ACCOUNTS               -      -       o    o       *
+READ_ACCOUNTS               -      o       o    *       *
+NAME_ACCOUNTS               -      o       o    o       *
+GOVERN_ACCOUNTS             -      -       -    -       *
+HOLD_MONEY                  -      o       o    o       *
+READ_HOLDS                  -      o       o    *       *
+POST_BATCHES                -      -       -    -       *
+BACKDATE                    -      -       -    -       *
+CLOSE_PERIODS               -      -       -    -       *
+READ_JOURNAL                -      -       -    -       *
+MANAGE_JOBS                 -      -       -    -       *
+MAKE_PAYMENTS               -      -       o    o       *
+READ_PAYMENTS               -      -       o    *       *
+SUM_UP_PAYMENTS             -      -       o    o       *
+PROCESS_PAYMENTS            -      -       o    -       *
+CANCEL_PAYMENTS             -      -       o    *       *
 """
 _HEAD, *_LINES = (line.split() for line in EXPECTED.strip().splitlines())
 CELLS = [(role, Action[name], mark) for name, *marks in _LINES for role, mark in zip(_HEAD, marks, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,12 +21,15 @@ from ledger.services.credentials import Credentials
 from ledger.services.database import Database
 from ledger.services.game_wallets import GameWallets
 from ledger.services.ids import new_id
+from ledger.services.job_desk import JobDesk
 from ledger.services.login_guard import LoginGuard
+from ledger.services.outbound import Breakers
 from ledger.services.passwords import Passwords
 from ledger.services.sessions import Sessions
 from ledger.services.signing import Signer
 from ledger.services.users import Users
 from ledger.services.wallets import Wallets
+from ledger.services.workers import Workers
 from ledger.store import tokens
 from tests.postgres.cluster import DatabaseServer
 from tests.postgres.house import House, on_reactor, outcome_of, reactor, refusal_of
@@ -49,7 +53,10 @@ async def core_of(house: House) -> AsyncIterator[Core]:
     try:
         audit, wallets = Audit(pool, reactor, new_id), Wallets(config, pool, credentials.stopped, new_id, reactor)
         games = GameWallets(pool, house.writer.submit, new_id, config.max_amount)
-        yield Core(config, database, house.writer, credentials, users, sessions, audit, wallets, games, list)
+        desk = JobDesk(pool, Workers(), [], Breakers(reactor, random.random), new_id, reactor)
+        yield Core(
+            config, database, house.writer, credentials, users, sessions, audit, wallets, games, desk, list, reactor
+        )
     finally:
         await passwords.stop()
         await database.stop()

@@ -13,13 +13,14 @@ from ledger.domain.accounts import world_id
 from ledger.domain.commands import Replayed, Sealed, decide
 from ledger.domain.deletion import DELETED_USERS
 from ledger.domain.errors import ConfigurationError, Refused
+from ledger.domain.holds import CaptureHold
 from ledger.domain.journal import read_body, seal
 from ledger.store import facts, writes
 from ledger.store.accounts import read_state
 from ledger.store.facts import FactSource
 from ledger.store.journal import JournalWriter
 from ledger.store.reader import JournalReader
-from tests.domain.kinds import TICKETS, BuyTicket, Capture, Hold, Scribble, SetLimit, SetStatus, Ticket
+from tests.domain.kinds import TICKETS, BuyTicket, Hold, Scribble, SetLimit, SetStatus, Ticket
 from tests.postgres.cluster import DatabaseServer
 from tests.postgres.house import House, on_reactor, reactor
 from tests.reference import Reference, seen, told
@@ -197,10 +198,12 @@ async def test_changes_of_accounts_are_kept(database_url: str, database_server: 
     async with House(database_url, database_server) as house:
         one, two = house.cast.accounts[0].id, house.cast.accounts[1].id
         names = iter(house.credit().id for _ in range(9))
+        hold = Hold(id=next(names), account_id=one, amount=700)
+        capture = CaptureHold(id=next(names), account_id=one, asset="USD/2", hold_id=hold.id, amount=700, target=two)
         outcomes = await house.submit(
             house.credit(0, 500),
             SetLimit(id=next(names), account_id=one, credit_limit=300),
-            Hold(id=next(names), account_id=one, amount=700),
+            hold,
             SetStatus(id=next(names), account_id=two, status="CLOSED"),
         )
         assert all(isinstance(outcome, Sealed) for outcome in outcomes)
@@ -209,7 +212,7 @@ async def test_changes_of_accounts_are_kept(database_url: str, database_server: 
         assert (await house.state(1)).status == "CLOSED"
         refused = await house.submit(
             house.credit(0, 101, kind="debit"),
-            Capture(id=next(names), account_id=one, target=two),
+            capture,
             house.credit(1, 1),
         )
         assert [outcome.reason for outcome in refused if isinstance(outcome, Refused)] == [
@@ -218,7 +221,7 @@ async def test_changes_of_accounts_are_kept(database_url: str, database_server: 
             "account_inactive",
         ]
         await house.submit(SetStatus(id=next(names), account_id=two, status="ACTIVE"))
-        (captured,) = await house.submit(Capture(id=next(names), account_id=one, target=two))
+        (captured,) = await house.submit(capture)
         assert isinstance(captured, Sealed)
         state = await house.state(0)
         assert (state.balance, state.held, state.available) == (-200, 0, 100)

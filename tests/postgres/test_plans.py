@@ -40,6 +40,8 @@ def fill(house: House) -> None:
             INSERT INTO transactions (id, account_id, seq, amount, type, balance, held, version, "timestamp")
             SELECT gen_random_uuid(), '{world_id("USD/2")}', n, 1, 'credit', 0, 0, n, now()
             FROM generate_series(1, {MANY}) AS n;
+            INSERT INTO holds (id, account_id, amount, status, created_at, seq)
+            SELECT gen_random_uuid(), gen_random_uuid(), 1, 'open', now(), n FROM generate_series(1, {MANY}) AS n;
             UPDATE accounts SET version = {MANY} WHERE id = '{world_id("USD/2")}'"""
     )
 

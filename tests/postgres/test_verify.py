@@ -9,7 +9,8 @@ from twisted.internet.defer import Deferred
 
 from ledger.domain.accounts import world_id
 from ledger.domain.commands import Sealed
-from tests.domain.kinds import Capture, Hold, SetLimit, SetStatus, Transfer
+from ledger.domain.holds import CaptureHold, OpenHold
+from tests.domain.kinds import Hold, SetLimit, SetStatus, Transfer
 from tests.postgres.cluster import DatabaseServer
 from tests.postgres.house import House, on_reactor, reactor
 from tests.strategies import Step
@@ -161,13 +162,17 @@ def dashed(text: str) -> str:
 async def test_whoever_tampers_is_found_out(database_url: str, database_server: DatabaseServer) -> None:
     async with House(database_url, database_server) as house:
         one, two = house.cast.accounts[0].id, house.cast.accounts[1].id
+        hold = OpenHold(id=house.credit().id, account_id=one, asset="USD/2", amount=20)
+        capture = CaptureHold(
+            id=house.credit().id, account_id=one, asset="USD/2", hold_id=hold.id, amount=20, target=two
+        )
         commands = [
             house.credit(0, 500, key="k"),
             house.credit(0, 100, kind="debit"),
             house.cast.command(Step("transfer", 0, 1, None, 50, None, 0, "rent")),
             SetLimit(id=house.credit().id, account_id=one, credit_limit=70),
-            Hold(id=house.credit().id, account_id=one, amount=20),
-            Capture(id=house.credit().id, account_id=one, target=two),
+            hold,
+            capture,
             SetStatus(id=house.credit().id, account_id=two, status="FROZEN"),
         ]
         assert isinstance(commands[2], Transfer)

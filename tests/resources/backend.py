@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 
 from ledger.domain.accounts import WORLD_TYPE, Account, Owner, world_id
-from ledger.domain.commands import Book, Command, Replayed, Sealed
+from ledger.domain.commands import Book, Command, Outcome, Replayed, Sealed, decide
 from ledger.domain.errors import Refused, unavailable
 from ledger.domain.journal import START
 from ledger.domain.money import DEFAULT_MAX_AMOUNT
 from ledger.domain.policy import Caller, Role
 from ledger.domain.secret import Secret
+from ledger.domain.together import Together
 from ledger.domain.users import User
 from ledger.services.child import ChildStatus
 from ledger.services.core import Health
@@ -69,6 +70,14 @@ class MemoryUsers(Away):
         return User(self._backend.new_id(), email, full_name, role, "ACTIVE", False, INSTANT, INSTANT)
 
 
+class Owners(dict[str, Owner]):
+    """All owners by their accounts, which are looked up by calling."""
+
+    async def __call__(self, account_ids: Collection[str]) -> Mapping[str, Owner]:
+        """Return those that exist."""
+        return {account_id: self[account_id] for account_id in account_ids if account_id in self}
+
+
 @dataclass
 class MemoryBackend:
     """Users, accounts and a book in memory; `slowly` turns what is cached into what must be awaited."""
@@ -83,13 +92,19 @@ class MemoryBackend:
     def __post_init__(self) -> None:
         self.ids = 0
         self.tokens: dict[str, Caller] = {}
-        self.owners: dict[str, Owner] = {}
+        self.owners = Owners()
         self.firsts: dict[str, Owner] = {}
         self.users: Any = MemoryUsers(self)
         self.sessions: Any = Away()
         self.audit: Any = Away()
         self.wallets: Any = Away()
         self.games: Any = Away()
+        self.jobs: Any = Away()
+        self.payments: Any = Away()
+        self.histories: Any = Away()
+        self.holds: Any = Away()
+        self.accounts: Any = Away()
+        self.transfers: Any = Away()
         self.submitted: list[Command] = []
         self.book = Book(START, INSTANT, {})
         self.admin_token = "admin-token"
@@ -167,6 +182,21 @@ class MemoryBackend:
         else:
             self.later(fire)
         return answer
+
+    def submit_bundle(self, commands: Sequence[Command], *, is_whole: bool = False) -> Deferred[list[Outcome]]:
+        """Decide commands at once, and answer at once."""
+        self.submitted += commands
+        if self.trouble is not None:
+            return fail(self.trouble)
+        if not is_whole:
+            return succeed(decide(self.book, commands))
+        together = Together(self.book, commands)
+        while together.go_on(128):
+            pass
+        return succeed(together.outcomes)
+
+    async def pause(self) -> None:
+        """Go on at once."""
 
     async def account_state(self, account_id: str) -> tuple[Account, str]:
         """Read an account."""

@@ -40,6 +40,7 @@ class Unreliable(MemoryJournal):
         self.connected = False
         self.commits: list[int] = []
         self.ahead: list[list[str]] = []
+        self.read: list[int] = []
         self.opened = 0
 
     def fails(self, operation: str, *how: Exception | Deferred[None] | None) -> None:
@@ -75,6 +76,7 @@ class Unreliable(MemoryJournal):
 
     async def read_facts(self, commands: Sequence[Command]) -> Book:
         await self._step("read_facts")
+        self.read.append(len(commands))
         return await super().read_facts(commands)
 
     async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
@@ -89,6 +91,7 @@ class Unreliable(MemoryJournal):
 
     async def roll_back(self) -> None:
         await self._step("roll_back")
+        await super().roll_back()
 
     async def kept(self, ids: Iterable[str]) -> set[str]:
         await self._step("kept")

@@ -1,0 +1,44 @@
+"""Commands that belong together: all of them are accepted, or all were accepted before, or nothing is done."""
+
+from collections.abc import Sequence
+
+from ledger.domain.commands import Book, Command, Outcome, Replayed
+from ledger.domain.errors import Refused
+
+
+class Together:
+    """The decision on commands that belong together, in as many steps as whoever has other things to do likes."""
+
+    def __init__(self, book: Book, commands: Sequence[Command]) -> None:
+        self.outcomes: list[Outcome] = []
+        self._book = book
+        self._commands = commands
+        book.begin()
+
+    def go_on(self, many: int) -> bool:
+        """Decide some more; return whether any are left. The first refusal is the outcome of every one of them."""
+        for command in self._commands[len(self.outcomes) : len(self.outcomes) + many]:
+            outcome = self._book.decide(command)
+            self.outcomes.append(outcome)
+            refusal = self._refusal(outcome)
+            if refusal is not None:
+                self._book.end(keep=False)
+                self.outcomes = [refusal] * len(self._commands)
+                return False
+        if len(self.outcomes) < len(self._commands):
+            return True
+        self._book.end(keep=True)
+        return False
+
+    def _refusal(self, outcome: Outcome) -> Exception | None:
+        index = len(self.outcomes) - 1
+        if isinstance(outcome, Refused):
+            return Refused(outcome.reason, outcome.message, **{**outcome.details, "index": index})
+        if isinstance(outcome, Exception):
+            return outcome
+        if isinstance(outcome, Replayed) is not isinstance(self.outcomes[0], Replayed):
+            known = outcome if isinstance(outcome, Replayed) else self.outcomes[0]
+            assert isinstance(known, Replayed)
+            message = "Some of these transfers have been made already, and others have not"
+            return Refused("duplicate_transaction", message, transfer_id=known.record.id, index=index)
+        return None

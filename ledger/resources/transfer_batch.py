@@ -1,0 +1,181 @@
+"""Many transfers in one request: each with its own key and outcome, or all of them or none."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+from twisted.internet.defer import Deferred
+
+from ledger.domain.commands import Outcome, Replayed
+from ledger.domain.errors import Refused
+from ledger.domain.policy import Action, Caller
+from ledger.domain.transfers import Transfer, TransferTold
+from ledger.resources.answers import ErrorTold, error_told
+from ledger.resources.backend import Backend
+from ledger.resources.endpoint import MIB, Answer, Call, Endpoint
+from ledger.resources.reading import Reader
+from ledger.resources.transfer_forms import REFUSES, TransferRequest, accounts_of, command_of
+
+MOST: Final = 8_000
+MOST_TOGETHER: Final = 1_000
+_SLICE: Final = 256
+_AHEAD: Final = 4  # slices of one request that are under way
+
+
+_KEY: Final = Meta(min_length=1, max_length=255, pattern=r"^[ -~]+\Z", extra={"reason": "invalid_idempotency_key"})
+
+
+class BatchedTransfer(TransferRequest, frozen=True, kw_only=True):
+    """A transfer of a batch."""
+
+    idempotency_key: Annotated[str, _KEY]
+
+
+class BatchRequest(msgspec.Struct, frozen=True):
+    """Transfers, each decided on its own in this order; `atomic`: all of them, or none."""
+
+    transfers: Annotated[list[BatchedTransfer], Meta(min_length=1, max_length=MOST)]
+    atomic: bool = False
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    transfers: list[msgspec.Raw]
+    atomic: bool = False
+
+
+class BatchOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one transfer: `posted`, `replayed` or `refused`."""
+
+    status: str
+    transfer: TransferTold | None = None
+    error: ErrorTold | None = None
+
+
+_ITEM: Final = Reader(BatchedTransfer)
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class TransferBatchEndpoints:
+    """POST /api/transfers/batch."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Declare it."""
+        return (
+            Endpoint(
+                "POST",
+                "/api/transfers/batch",
+                self.post,
+                summary="Post many transfers at once",
+                policy=Action.POST_BATCHES,
+                body=_Batch,
+                documents=BatchRequest,
+                is_bulk=True,
+                body_limit=16 * MIB,
+                answer=list[BatchOutcome],
+                refuses=REFUSES,
+            ),
+        )
+
+    async def post(self, caller: Caller, call: Call[_Batch, None]) -> Answer:
+        """Post them; what one transfer is refused for keeps none of the others from being posted, unless `atomic`."""
+        items, is_whole = call.body.transfers, call.body.atomic
+        most = MOST_TOGETHER if is_whole else MOST
+        if not 1 <= len(items) <= most:
+            message = f"A batch holds 1 to {most:,} transfers"
+            raise Refused("invalid_request", message, field="transfers", limit=most)
+        told = await (self._post_whole if is_whole else self._post_each)(caller, items)
+        return Answer(msgspec.Raw(b"[%b]" % b",".join(told)))
+
+    async def _post_whole(self, caller: Caller, items: Sequence[msgspec.Raw]) -> list[bytes]:
+        commands: list[Transfer] = []
+        for part in _slices(items):
+            for read in await self._read(caller, part):
+                if isinstance(read, Refused):
+                    raise Refused(read.reason, read.message, **{**read.details, "index": len(commands)})
+                commands.append(read)
+            await self._backend.pause()
+        outcomes = await self._backend.submit_bundle(commands, is_whole=True)
+        if isinstance(outcomes[0], Exception):
+            raise outcomes[0]
+        told: list[bytes] = []
+        for start in range(0, len(commands), _SLICE):
+            told += map(_told, commands[start : start + _SLICE], outcomes[start : start + _SLICE])
+            await self._backend.pause()
+        return told
+
+    async def _post_each(self, caller: Caller, items: Sequence[msgspec.Raw]) -> list[bytes]:
+        told: list[bytes] = []
+        under_way: deque[_Slice] = deque()
+        for part in _slices(items):
+            if len(under_way) == _AHEAD:
+                told += await under_way.popleft().told()
+            under_way.append(_Slice(self._backend, await self._read(caller, part)))
+            await self._backend.pause()
+        for rest in under_way:
+            told += await rest.told()
+        return told
+
+    async def _read(self, caller: Caller, items: Sequence[msgspec.Raw]) -> list[Transfer | Refused]:
+        """Read some transfers into commands, with refusals in the places of those that cannot be."""
+        requests = [_request(item) for item in items]
+        wanted = {account for one in requests if not isinstance(one, Refused) for account in accounts_of(one)}
+        owners = await self._backend.owners(wanted)
+        read: list[Transfer | Refused] = []
+        for one in requests:
+            if isinstance(one, Refused):
+                read.append(one)
+                continue
+            try:
+                new_id, config = self._backend.new_id(), self._backend.config
+                read.append(command_of(one, owners, caller, new_id, caller.scope, one.idempotency_key, config))
+            except Refused as refused:
+                read.append(refused)
+        return read
+
+
+class _Slice:
+    """Some transfers under way, those that could not be read among them."""
+
+    def __init__(self, backend: Backend, read: Sequence[Transfer | Refused]) -> None:
+        self._read = read
+        commands = [one for one in read if not isinstance(one, Refused)]
+        self._outcomes: Deferred[list[Outcome]] | None = backend.submit_bundle(commands) if commands else None
+
+    async def told(self) -> list[bytes]:
+        """Return what became of each, once that is known."""
+        outcomes: Iterator[Outcome] = iter(())
+        if self._outcomes is not None:
+            try:
+                outcomes = iter(await self._outcomes)
+            except Refused as refused:
+                return [_refused(one if isinstance(one, Refused) else refused) for one in self._read]
+        return [_refused(one) if isinstance(one, Refused) else _told(one, next(outcomes)) for one in self._read]
+
+
+def _slices(items: Sequence[msgspec.Raw]) -> Iterator[Sequence[msgspec.Raw]]:
+    return (items[start : start + _SLICE] for start in range(0, len(items), _SLICE))
+
+
+def _request(item: msgspec.Raw) -> BatchedTransfer | Refused:
+    try:
+        return _ITEM.body(bytes(item))
+    except Refused as refused:
+        return refused
+
+
+def _told(command: Transfer, outcome: Outcome) -> bytes:
+    if isinstance(outcome, Exception):
+        return _refused(outcome if isinstance(outcome, Refused) else Refused("internal_server_error"))
+    status = b"replayed" if isinstance(outcome, Replayed) else b"posted"
+    return b'{"status":"%b","transfer":%b}' % (status, command.answer(outcome.record))
+
+
+def _refused(refused: Refused) -> bytes:
+    return _encode(BatchOutcome("refused", error=error_told(refused)))

@@ -1,0 +1,240 @@
+"""What clients say of a transfer, and the command that it means: for one request, or for thousands in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from ledger.domain.accounts import Owner
+from ledger.domain.commands import Leg
+from ledger.domain.errors import Refused
+from ledger.domain.game_users import ASSET as GAMES_ASSET
+from ledger.domain.journal import canonical
+from ledger.domain.money import MAX_AMOUNT, MAX_BALANCE, asset_named, parse_amount
+from ledger.domain.periods import instant_of
+from ledger.domain.policy import Action, Caller, require_account
+from ledger.domain.transfers import MOST_LEGS, Expectation, Transfer, field_of
+from ledger.resources.backend import Config
+from ledger.resources.reading import Moment, Money, Text, amount_text, identifier, in_utc
+
+MOST_METADATA: Final = 16_384  # bytes of JSON: the journal keeps it for ever, and the feed in memory
+
+_AT_LEAST: Final = "expect.available_at_least"
+
+REFUSES: Final = (
+    "missing_fields",
+    "invalid_request",
+    "invalid_uuid_format",
+    "invalid_amount_format",
+    "invalid_datetime_format",
+    "invalid_idempotency_key",
+    "insufficient_permissions",
+    "unauthorized_access",
+    "forbidden",
+    "account_not_found",
+    "duplicate_transaction",
+    "version_conflict",
+    "negative_amount",
+    "amount_exceeds_limit",
+    "insufficient_funds",
+    "currency_mismatch",
+    "account_frozen",
+    "account_suspended",
+    "account_inactive",
+    "period_closed",
+    "service_unavailable",
+)
+
+_AnId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]  # looked at here: a leg is named by its number
+
+
+class LegRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """An amount that is to go from one account to another; all three are required."""
+
+    source: _AnId | None = msgspec.field(name="from", default=None)
+    target: _AnId | None = msgspec.field(name="to", default=None)
+    amount: Money = msgspec.field(default_factory=msgspec.Raw)
+
+
+class ExpectRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What must be true of an account: either of the two."""
+
+    account_id: _AnId | None = None
+    version: Annotated[int, Meta(ge=0)] | None = None
+    available_at_least: Money = msgspec.field(default_factory=msgspec.Raw)
+
+
+class TransferRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A transfer: `from`, `to` and `amount`, or 2 to 100 `legs`, all or nothing; `effective_at` is for admins."""
+
+    source: _AnId | None = msgspec.field(name="from", default=None)
+    target: _AnId | None = msgspec.field(name="to", default=None)
+    amount: Money = msgspec.field(default_factory=msgspec.Raw)
+    legs: Annotated[list[LegRequest], Meta(min_length=2, max_length=MOST_LEGS)] | None = None
+    description: Text | None = None
+    metadata: dict[str, Any] | None = None
+    expect: ExpectRequest | None = None
+    effective_at: Moment | None = None
+
+
+_Part = TransferRequest | LegRequest
+
+
+def accounts_of(request: TransferRequest) -> Iterable[str]:
+    """Return the accounts that a request names; what cannot be the id of one is passed over."""
+    parts: Sequence[_Part] = (request,) if request.legs is None else request.legs
+    named = [text for part in parts for text in (part.source, part.target) if text is not None]
+    if request.expect is not None and request.expect.account_id is not None:
+        named.append(request.expect.account_id)
+    found = []
+    for text in named:
+        try:
+            found.append(identifier(text, ""))
+        except Refused:
+            continue
+    return found
+
+
+def command_of(
+    request: TransferRequest,
+    owners: Mapping[str, Owner],
+    caller: Caller,
+    record_id: str,
+    scope: str | None,
+    key: str | None,
+    config: Config,
+) -> Transfer:
+    """Return the transfer that a request means, if the caller may make it; `owners` are those of its accounts.
+
+    Its form is checked first, then whose the accounts are, then the amounts. Whether the caller may backdate is not
+    looked at here: the role alone decides that, before anything is read.
+    """
+    forms = _forms(request)
+    expected = None if request.expect is None else _expected(request.expect)
+    if request.metadata is not None and len(canonical(request.metadata)) > MOST_METADATA:
+        raise Refused("invalid_request", "The metadata is too long", field="metadata", limit=MOST_METADATA)
+    legs, assets = [], []
+    shown: set[str] = set()
+    for index, (source, target, text) in enumerate(forms):
+        giver = _giver(owners.get(source), caller, forms, index)
+        taker = owners.get(target)
+        if taker is None or (taker.is_system and not caller.is_admin):
+            raise Refused("account_not_found", field=field_of(forms, index, "to"))
+        for owner, end in ((giver, "from"), (taker, "to")):
+            if owner.asset == GAMES_ASSET:
+                message = "This is the account of a game user"
+                raise Refused("forbidden", message, field=field_of(forms, index, end))
+        scale = asset_named(giver.asset).scale
+        legs.append(Leg(source, target, parse_amount(text, scale, MAX_AMOUNT, field_of(forms, index, "amount"))))
+        assets.append(giver.asset)
+        if not caller.is_admin:
+            shown.update(owner.account_id for owner in (giver, taker) if may_read(caller, owner))
+    return Transfer(
+        id=record_id,
+        scope=scope,
+        key=key,
+        description=request.description,
+        metadata=request.metadata,
+        legs=tuple(legs),
+        assets=tuple(assets),
+        shown=None if caller.is_admin else shown,
+        expect=None if expected is None else _expectation(expected, owners, caller),
+        effective_at=None if request.effective_at is None else _effective(request.effective_at),
+        most=config.max_amount,
+    )
+
+
+def may_read(caller: Caller, owner: Owner) -> bool:
+    """Whether a caller may know what is in an account."""
+    try:
+        require_account(caller, Action.READ_BALANCE, owner)
+    except Refused:
+        return False
+    return True
+
+
+def is_given(raw: msgspec.Raw) -> bool:
+    """Whether a field that may be left out says anything: null does not."""
+    return bytes(raw) not in (b"", b"null")
+
+
+def _forms(request: TransferRequest) -> Sequence[tuple[str, str, str]]:
+    """Return the legs as they are written, each with both ids and the amount, or refuse what cannot be a leg."""
+    parts: Sequence[_Part] = (request,) if request.legs is None else request.legs
+    if request.legs is not None and not all(blank for _, blank in _blanks(request)):
+        raise Refused("invalid_request", "Either one leg or `legs`, not both", field="legs")
+    forms = []
+    for index, part in enumerate(parts):
+        missing = [field_of(parts, index, name) for name, blank in _blanks(part) if blank]
+        if missing:
+            raise Refused("missing_fields", field=missing[0], fields=missing)
+        source = identifier(part.source or "", field_of(parts, index, "from"))
+        target = identifier(part.target or "", field_of(parts, index, "to"))
+        text = amount_text(part.amount, field_of(parts, index, "amount"))
+        if source == target:
+            message = "An account transfers nothing to itself"
+            raise Refused("invalid_request", message, field=field_of(parts, index, "to"))
+        forms.append((source, target, text))
+    return forms
+
+
+def _blanks(part: _Part) -> Iterable[tuple[str, bool]]:
+    return (
+        ("from", part.source is None or not part.source.strip()),
+        ("to", part.target is None or not part.target.strip()),
+        ("amount", _is_blank(part.amount)),
+    )
+
+
+def _is_blank(raw: msgspec.Raw) -> bool:
+    if not is_given(raw):
+        return True
+    text = bytes(raw)
+    return text[:1] == b'"' and not text[1:2].isdigit() and not str(msgspec.json.decode(text)).strip()
+
+
+def _giver(owner: Owner | None, caller: Caller, forms: Sequence[object], index: int) -> Owner:
+    """Return the account that gives in a leg, if the caller may take money out of it."""
+    if owner is not None and caller.is_admin:
+        return owner
+    try:
+        return require_account(caller, Action.MOVE_MONEY, owner)
+    except Refused as refused:
+        raise Refused(refused.reason, field=field_of(forms, index, "from")) from None
+
+
+def _expected(expect: ExpectRequest) -> tuple[str, int | None, str | None]:
+    """Return the account, its version, and what is to be available in it, the one or the other being None."""
+    field = "expect.account_id"
+    if expect.account_id is None or not expect.account_id.strip():
+        raise Refused("missing_fields", field=field, fields=[field])
+    account_id = identifier(expect.account_id, field)
+    if is_given(expect.available_at_least) == (expect.version is not None):
+        raise Refused("invalid_request", "Either a version or what is to be available", field="expect")
+    if expect.version is not None:
+        return account_id, expect.version, None
+    return account_id, None, amount_text(expect.available_at_least, _AT_LEAST)
+
+
+def _expectation(
+    expected: tuple[str, int | None, str | None], owners: Mapping[str, Owner], caller: Caller
+) -> Expectation:
+    account_id, version, text = expected
+    try:
+        owner = require_account(caller, Action.READ_BALANCE, owners.get(account_id))
+    except Refused as refused:
+        raise Refused(refused.reason, field="expect.account_id") from None
+    if text is None:
+        return Expectation(account_id, version)
+    scale = asset_named(owner.asset).scale
+    if not text.strip("0.") and len(text.partition(".")[2]) <= scale:
+        return Expectation(account_id, available_at_least=0)
+    return Expectation(account_id, available_at_least=parse_amount(text, scale, MAX_BALANCE, _AT_LEAST))
+
+
+def _effective(moment: datetime) -> str:
+    return instant_of(in_utc(moment, "effective_at"))

@@ -1,0 +1,76 @@
+"""Bundles: many commands of one request, which wait for their turn beside the lanes and are answered together."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from twisted.internet.defer import Deferred
+
+from ledger.domain.commands import Command, Outcome
+from ledger.services.lanes import LaneFull
+from ledger.services.replies import Waiting
+
+_MOST: Final = 64
+
+
+class Member(Waiting):
+    """One command of a bundle."""
+
+    __slots__ = ("bundle", "index")
+
+    def __init__(self, command: Command, bundle: "Bundle", index: int) -> None:
+        self.command = command
+        self.bundle = bundle
+        self.index = index
+        self.finished = False
+        self.tries = 0
+
+    def tell(self, outcome: Outcome) -> None:
+        """Leave the outcome with the bundle."""
+        self.bundle.tell(self.index, outcome)
+
+
+class Bundle:
+    """Commands in their order; `answer` fires with their outcomes. Those of a whole stand or fall together."""
+
+    __slots__ = ("_outcomes", "answer", "is_whole", "members")
+
+    def __init__(self, commands: Sequence[Command], is_whole: bool) -> None:
+        self.members: list[Waiting] = [Member(command, self, index) for index, command in enumerate(commands)]
+        self.is_whole = is_whole
+        self.answer: Deferred[list[Outcome]] = Deferred()
+        self._outcomes: dict[int, Outcome] = {}
+
+    def tell(self, index: int, outcome: Outcome) -> None:
+        """Take the outcome of one; the last one answers for all."""
+        self._outcomes[index] = outcome
+        if len(self._outcomes) == len(self.members):
+            self.answer.callback([self._outcomes[place] for place in range(len(self.members))])
+
+
+class Bundles:
+    """Bundles that wait, first in, first out."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Bundle] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def put(self, bundle: Bundle) -> None:
+        """Queue a bundle, or raise `LaneFull`."""
+        if len(self._waiting) >= _MOST:
+            raise LaneFull("bundles")
+        self._waiting.append(bundle)
+
+    def take(self, limit: int) -> list[Waiting]:
+        """Take the members of as many bundles as fit below the limit, one bundle at least."""
+        taken: list[Waiting] = []
+        while self._waiting and (not taken or len(taken) + len(self._waiting[0].members) <= limit):
+            taken += self._waiting.popleft().members
+        return taken
+
+    def drain(self) -> Iterator[Waiting]:
+        """Take everything."""
+        while self._waiting:
+            yield from self._waiting.popleft().members

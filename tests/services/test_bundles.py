@@ -1,0 +1,160 @@
+"""Bundles through the writer: in their order, beside the lanes, whole or not, and every outcome told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from ledger.domain.commands import Command, Replayed, Sealed
+from ledger.domain.errors import Refused
+from ledger.services.batch import Batch
+from ledger.services.bundles import Bundle, Bundles
+from ledger.services.lanes import LaneFull
+from ledger.services.replies import Waiting
+from ledger.store.postgres import ConnectionLost
+from tests.services.test_replies import turn
+from tests.services.test_writer import BUSY, KEPT, Desk
+
+
+def told(desk: Desk, commands: list[Command], **how: bool) -> list[Any]:
+    """Submit a bundle and return where its outcomes will be."""
+    heard: list[Any] = []
+    desk.writer.submit_bundle(commands, **how).addBoth(heard.append)
+    return heard
+
+
+def words(outcomes: list[Any]) -> list[str]:
+    """Outcomes in words."""
+    return [
+        "posted" if isinstance(one, Sealed) else "replayed" if isinstance(one, Replayed) else getattr(one, "reason", "?")
+        for one in outcomes
+    ]
+
+
+def chain(desk: Desk) -> list[Command]:
+    """Commands of which each needs what the one before did."""
+    return [desk.credit(0), desk.credit(0, kind="debit"), desk.credit(0, kind="debit"), desk.credit(0)]
+
+
+def test_a_bundle_is_decided_in_its_order_whatever_lanes_its_accounts_have() -> None:
+    desk = Desk()
+    heard = told(desk, chain(desk))
+    desk.turn()
+    assert [words(outcomes) for outcomes in heard] == [["posted", "posted", "insufficient_funds", "posted"]]
+
+
+def test_a_whole_stands_or_falls_together() -> None:
+    desk = Desk()
+    falling, standing = told(desk, chain(desk), is_whole=True), told(desk, chain(desk)[:2], is_whole=True)
+    desk.turn()
+    assert [words(outcomes) for outcomes in falling] == [["insufficient_funds"] * 4]
+    assert [words(outcomes) for outcomes in standing] == [["posted"] * 2]
+    assert len(desk.store.sealed) == 2
+
+
+def test_a_large_whole_lets_others_turn() -> None:
+    desk = Desk()
+    heard = told(desk, [desk.credit() for _ in range(1_000)], is_whole=True)
+    turns = 0
+    while not heard:
+        turn(desk.clock)
+        turns += 1
+    assert turns > 8
+    assert [words(outcomes) for outcomes in heard] == [["posted"] * 1_000]
+
+
+def test_small_commands_go_first_and_bundles_do_not_fill_the_batch() -> None:
+    desk = Desk()
+    heard = [told(desk, [desk.credit() for _ in range(256)]) for _ in range(4)]
+    small = desk.credit(1)
+    desk.send(small)
+    desk.turn(3)
+    assert desk.outcome(small) == "posted"
+    instants = [sealed.record.seq for sealed in desk.store.sealed if sealed.record.id == small.id]
+    assert instants == [1]
+    assert desk.store.read == [513, 512]
+    assert [words(outcomes) for (outcomes,) in heard] == [["posted"] * 256] * 4
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+@pytest.mark.parametrize("where", [0, 1, 9])
+def test_a_poison_in_a_bundle(is_whole: bool, where: int) -> None:
+    desk = Desk()
+    commands = [desk.credit() for _ in range(10)]
+    others = [desk.credit(1) for _ in range(5)]
+    desk.store.poison = {commands[where].id}
+    heard = told(desk, commands, is_whole=is_whole)
+    desk.send(*others)
+    desk.turn()
+    assert desk.outcomes(others) == ["posted"] * 5
+    expected = ["database_error" if is_whole or number == where else "posted" for number in range(10)]
+    assert [words(outcomes) for outcomes in heard] == [expected]
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+@pytest.mark.parametrize(
+    ("operation", "how", "expected"),
+    [
+        ("read_facts", ConnectionLost("gone"), "posted"),
+        ("append", KEPT, "posted"),
+        ("append", ConnectionLost("before"), "service_unavailable"),
+        ("read_facts", BUSY, "service_unavailable"),
+    ],
+)
+def test_an_unreliable_store(is_whole: bool, operation: str, how: Exception, expected: str) -> None:
+    desk = Desk()
+    desk.store.fails(operation, how)
+    heard = told(desk, [desk.credit() for _ in range(300)], is_whole=is_whole)
+    desk.turn(1)
+    assert [words(outcomes) for outcomes in heard] == [[expected] * 300]
+    assert len(desk.store.sealed) == (300 if expected == "posted" else 0)
+
+
+def test_bundles_are_refused_where_the_writer_is_stopped_or_stops() -> None:
+    desk = Desk(started=False)
+    (failure,) = told(desk, [desk.credit()])
+    assert failure.value.details["outcome"] == "not_done"
+    desk = Desk()
+    slow: Deferred[None] = Deferred()
+    desk.store.fails("append", slow)
+    first = told(desk, [desk.credit()])
+    desk.turn()
+    second = told(desk, [desk.credit()])
+    Deferred.fromCoroutine(desk.writer.stop())
+    slow.callback(None)
+    desk.turn()
+    assert [words(outcomes) for outcomes in first + second] == [["posted"]] * 2
+    (failure,) = told(desk, [desk.credit()])
+    assert failure.check(Refused)
+
+
+def test_a_queue_of_bundles_has_an_end() -> None:
+    desk, bundles = Desk(), Bundles()
+    for _ in range(64):
+        bundles.put(Bundle([desk.credit()], is_whole=False))
+    with pytest.raises(LaneFull):
+        bundles.put(Bundle([desk.credit()], is_whole=False))
+    assert len(bundles.take(10)) == 10
+    assert len(list(bundles.drain())) == 54
+    assert not bundles
+
+
+def test_a_batch_is_parted_beside_what_belongs_together() -> None:
+    desk = Desk()
+    singles: list[Waiting] = [Waiting(desk.credit()) for _ in range(3)]
+    whole = Bundle([desk.credit() for _ in range(10)], is_whole=True).members
+    loose = Bundle([desk.credit() for _ in range(3)], is_whole=False).members
+    halves = Batch(singles + whole).halves()
+    assert halves is not None
+    assert [len(half.waiting) for half in halves] == [3, 10]
+    assert halves[1].halves() is None
+    halves = Batch(whole + loose).halves()
+    assert halves is not None
+    assert [len(half.waiting) for half in halves] == [10, 3]
+    assert [(len(part.commands), part.is_whole) for part in Batch(singles + whole + loose).slices()] == [
+        (3, False),
+        (10, True),
+        (3, False),
+    ]
