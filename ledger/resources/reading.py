@@ -48,6 +48,11 @@ _NO_NESTING = bytes(set(range(256)) - set(b'"[]{}'))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 
 
+def is_identifier(text: str) -> bool:
+    """Whether a text is a UUID."""
+    return _is_uuid(text) is not None
+
+
 def identifier(text: str, name: str) -> str:
     """Return a UUID in lower case, or refuse with `invalid_uuid_format`."""
     if not _is_uuid(text):

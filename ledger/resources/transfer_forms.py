@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -19,7 +19,7 @@ from ledger.domain.periods import instant_of
 from ledger.domain.policy import Action, Caller, require_account
 from ledger.domain.transfers import MOST_LEGS, Expectation, Transfer, field_of
 from ledger.resources.backend import Config
-from ledger.resources.reading import Moment, Money, Text, amount_text, identifier, in_utc
+from ledger.resources.reading import Moment, Money, Text, amount_text, identifier, in_utc, is_identifier
 
 MOST_METADATA: Final = 16_384  # bytes of JSON: the journal keeps it for ever, and the feed in memory
 
@@ -87,16 +87,10 @@ _Part = TransferRequest | LegRequest
 def accounts_of(request: TransferRequest) -> Iterable[str]:
     """Return the accounts that a request names; what cannot be the id of one is passed over."""
     parts: Sequence[_Part] = (request,) if request.legs is None else request.legs
-    named = [text for part in parts for text in (part.source, part.target) if text is not None]
+    named = [text.lower() for part in parts for text in (part.source, part.target) if text is not None]
     if request.expect is not None and request.expect.account_id is not None:
-        named.append(request.expect.account_id)
-    found = []
-    for text in named:
-        try:
-            found.append(identifier(text, ""))
-        except Refused:
-            continue
-    return found
+        named.append(request.expect.account_id.lower())
+    return filter(is_identifier, named)
 
 
 def command_of(
@@ -113,25 +107,26 @@ def command_of(
     Its form is checked first, then whose the accounts are, then the amounts. Whether the caller may backdate is not
     looked at here: the role alone decides that, before anything is read.
     """
-    forms = _forms(request)
+    forms = _forms(request, owners)
     expected = None if request.expect is None else _expected(request.expect)
     if request.metadata is not None and len(canonical(request.metadata)) > MOST_METADATA:
         raise Refused("invalid_request", "The metadata is too long", field="metadata", limit=MOST_METADATA)
     legs, assets = [], []
-    shown: set[str] = set()
+    shown: set[str] | None = None if caller.is_admin else set()
     for index, (source, target, text) in enumerate(forms):
-        giver = _giver(owners.get(source), caller, forms, index)
-        taker = owners.get(target)
-        if taker is None or (taker.is_system and not caller.is_admin):
+        giver, taker = owners.get(source), owners.get(target)
+        if giver is None or shown is not None:
+            giver = _giver(giver, caller, forms, index)
+        if taker is None or (shown is not None and taker.is_system):
             raise Refused("account_not_found", field=field_of(forms, index, "to"))
-        for owner, end in ((giver, "from"), (taker, "to")):
-            if owner.asset == GAMES_ASSET:
-                message = "This is the account of a game user"
-                raise Refused("forbidden", message, field=field_of(forms, index, end))
-        scale = asset_named(giver.asset).scale
-        legs.append(Leg(source, target, parse_amount(text, scale, MAX_AMOUNT, field_of(forms, index, "amount"))))
-        assets.append(giver.asset)
-        if not caller.is_admin:
+        asset = giver.asset
+        if GAMES_ASSET in (asset, taker.asset):
+            field = field_of(forms, index, "from" if asset == GAMES_ASSET else "to")
+            raise Refused("forbidden", "This is the account of a game user", field=field)
+        amount = parse_amount(text, asset_named(asset).scale, MAX_AMOUNT, field_of(forms, index, "amount"))
+        legs.append(Leg(source, target, amount))
+        assets.append(asset)
+        if shown is not None:
             shown.update(owner.account_id for owner in (giver, taker) if may_read(caller, owner))
     return Transfer(
         id=record_id,
@@ -141,7 +136,7 @@ def command_of(
         metadata=request.metadata,
         legs=tuple(legs),
         assets=tuple(assets),
-        shown=None if caller.is_admin else shown,
+        shown=shown,
         expect=None if expected is None else _expectation(expected, owners, caller),
         effective_at=None if request.effective_at is None else _effective(request.effective_at),
         most=config.max_amount,
@@ -162,24 +157,35 @@ def is_given(raw: msgspec.Raw) -> bool:
     return bytes(raw) not in (b"", b"null")
 
 
-def _forms(request: TransferRequest) -> Sequence[tuple[str, str, str]]:
+def _forms(request: TransferRequest, owners: Container[str]) -> Sequence[tuple[str, str, str]]:
     """Return the legs as they are written, each with both ids and the amount, or refuse what cannot be a leg."""
     parts: Sequence[_Part] = (request,) if request.legs is None else request.legs
     if request.legs is not None and not all(blank for _, blank in _blanks(request)):
         raise Refused("invalid_request", "Either one leg or `legs`, not both", field="legs")
     forms = []
     for index, part in enumerate(parts):
-        missing = [field_of(parts, index, name) for name, blank in _blanks(part) if blank]
-        if missing:
-            raise Refused("missing_fields", field=missing[0], fields=missing)
-        source = identifier(part.source or "", field_of(parts, index, "from"))
-        target = identifier(part.target or "", field_of(parts, index, "to"))
+        source, target = part.source or "", part.target or ""
+        if source not in owners or target not in owners or not _begins_with_digit(part.amount):
+            source, target = _ends(parts, index)  # which says what is wrong with them, if they are not only unknown
         text = amount_text(part.amount, field_of(parts, index, "amount"))
         if source == target:
             message = "An account transfers nothing to itself"
             raise Refused("invalid_request", message, field=field_of(parts, index, "to"))
         forms.append((source, target, text))
     return forms
+
+
+def _ends(parts: Sequence[_Part], index: int) -> tuple[str, str]:
+    part = parts[index]
+    missing = [field_of(parts, index, name) for name, blank in _blanks(part) if blank]
+    if missing:
+        raise Refused("missing_fields", field=missing[0], fields=missing)
+    source = identifier(part.source or "", field_of(parts, index, "from"))
+    return source, identifier(part.target or "", field_of(parts, index, "to"))
+
+
+def _begins_with_digit(raw: msgspec.Raw) -> bool:
+    return bytes(raw).strip(b'"')[:1].isdigit()
 
 
 def _blanks(part: _Part) -> Iterable[tuple[str, bool]]:
@@ -194,7 +200,7 @@ def _is_blank(raw: msgspec.Raw) -> bool:
     if not is_given(raw):
         return True
     text = bytes(raw)
-    return text[:1] == b'"' and not text[1:2].isdigit() and not str(msgspec.json.decode(text)).strip()
+    return text[:1] == b'"' and not str(msgspec.json.decode(text)).strip()
 
 
 def _giver(owner: Owner | None, caller: Caller, forms: Sequence[object], index: int) -> Owner:
