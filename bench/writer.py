@@ -55,6 +55,7 @@ class _Load:
         run = secrets.token_hex(8)
         # Made beforehand: what making them costs is not the writer's.
         self._commands = [_credit(f"{run}-{number}", *random.choice(accounts)) for number in range(many)]
+        self._commands.reverse()  # they are taken from the end, their ids growing as those that are made on arrival
         self._on = True
         self.written = 0
         self.done: Deferred[None] = Deferred()

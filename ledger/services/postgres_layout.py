@@ -32,6 +32,10 @@ SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "client_connection_check_interval": "1s",  # a killed server's statements must not go on holding locks
         "min_wal_size": "1GB",
         "max_wal_size": "4GB",
+        # A backend that looks for room must find clean pages: to write dirty ones is not the writer's work.
+        "bgwriter_delay": "20ms",
+        "bgwriter_lru_maxpages": "1000",
+        "bgwriter_lru_multiplier": "4",
         "random_page_cost": "1.1",
         "max_parallel_workers_per_gather": "0",  # short statements only, and containers have little /dev/shm
         "timezone": "UTC",

@@ -143,6 +143,16 @@ SOURCES: Final[dict[str, FactSource]] = {
 }
 
 
+# Of the accounts, only those that are not known already are read where the head has the hash that these were left by.
+# Text becomes an array after the choice is made.
+LEFT_BY: Final = "left_by"
+OTHER_ACCOUNTS: Final = "other_accounts"
+_KEYS: Final = {
+    ACCOUNTS: f"""(CASE WHEN head.hash = %({LEFT_BY})s::bytea THEN %({OTHER_ACCOUNTS})s::text
+                            ELSE %({ACCOUNTS})s::text END)"""
+}
+
+
 def gather(commands: Sequence[Command]) -> dict[str, list[str]]:
     """Return the keys that the commands need of each fact, each key once, the facts in the order of their names."""
     wanted: dict[str, dict[str, None]] = {}
@@ -162,8 +172,11 @@ def array(values: Iterable[str]) -> str:
 
 
 def columns(wanted: Iterable[str]) -> str:
-    """Return the rest of a select list that reads the wanted facts, each over the parameter of its own name."""
-    return "".join(f", ({SOURCES[name].sql})".replace("%(keys)s", f"%({name})s") for name in wanted)
+    """Return the rest of a select list that reads the wanted facts, each over the parameter of its own name.
+
+    It stands in a statement that reads the journal's `head`.
+    """
+    return "".join(f", ({SOURCES[name].sql})".replace("%(keys)s", _KEYS.get(name, f"%({name})s")) for name in wanted)
 
 
 def decoded(wanted: dict[str, list[str]], values: Sequence[str | None]) -> dict[str, dict[str, Any]]:

@@ -4,18 +4,20 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from twisted.internet.defer import Deferred, ensureDeferred
 
+from ledger.domain.accounts import Account
 from ledger.domain.commands import ACCOUNTS, Book, Command, Sealed
 from ledger.domain.errors import ConfigurationError
 from ledger.domain.journal import GENESIS, Head, Record, read_body
-from ledger.store.facts import array, columns, decoded, gather
+from ledger.store.facts import LEFT_BY, OTHER_ACCOUNTS, array, columns, decoded, gather
 from ledger.store.journal_rows import APPEND, APPEND_ENTRIES, UPDATE_ACCOUNTS, rows, states
 from ledger.store.postgres import Session, StatementFailed
 from ledger.store.prepared import Preparations, Prepared
+from ledger.store.recent_accounts import RecentAccounts
 from ledger.store.writes import STATEMENTS, further_rows, statement
 
 CHANNEL: Final = "ledger_journal"
@@ -51,11 +53,25 @@ _FACTS: Final = """
 SELECT head.seq, head.hash,
        to_char(greatest(clock_timestamp(), head.posted_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
        (SELECT json_agg(j.body)::text
-        FROM unnest(%(key_scopes)s::uuid[], string_to_array(%(keys)s, E'\\n')) AS keys (scope, key)
+        FROM (SELECT unnest(%(key_scopes)s::uuid[]) AS scope, unnest(string_to_array(%(keys)s, E'\\n')) AS key) AS keys
         JOIN journal AS j ON j.scope = keys.scope AND j.key = keys.key){columns}
 FROM (SELECT) AS one
 LEFT JOIN LATERAL (SELECT seq, hash, posted_at FROM journal ORDER BY seq DESC LIMIT 1) AS head ON true
 """
+
+
+class _Question(NamedTuple):
+    """How the facts of some commands are asked for: accounts are read if they are not among those known.
+
+    All of them are, where the head has not the hash that the known ones were left by.
+    """
+
+    commands: Sequence[Command]
+    facts_of: Prepared
+    wanted: dict[str, list[str]]
+    left_by: bytes
+    accounts: dict[str, Account]
+    sql: bytes
 
 
 class JournalWriter:
@@ -67,10 +83,13 @@ class JournalWriter:
         self.session = Session(reactor)
         self._prepared = Preparations(self.session)
         self._part: Deferred[Any] | None = None
-        self._ahead: tuple[Sequence[Command], Prepared, dict[str, list[str]], bytes] | None = None
+        self._recent = RecentAccounts()
+        self._with_holds: set[str] = set()  # the accounts that were read so
+        self._ahead: _Question | None = None
 
     async def open(self) -> None:
         """Connect; raises `ConfigurationError` where a commit would not be durable."""
+        self._forget()
         self.session = Session(self._reactor)
         await self.session.open(self._url, **_SETTINGS)
         ((fsync, full_page_writes, standby),) = await self.session.run(
@@ -87,9 +106,9 @@ class JournalWriter:
     def look_ahead(self, commands: Sequence[Command]) -> None:
         """Make ready to read the facts of these commands, while the database is busy."""
         with suppress(Exception):  # it will show again when the facts are read
-            self._ahead = (commands, *self._question(commands))
+            self._ahead = self._question(commands)
 
-    def _question(self, commands: Sequence[Command]) -> tuple[Prepared, dict[str, list[str]], bytes]:
+    def _question(self, commands: Sequence[Command]) -> "_Question":
         wanted = gather(commands)
         facts_of = _facts(tuple(wanted))
         keyed = [command for command in commands if command.key is not None]
@@ -98,26 +117,34 @@ class JournalWriter:
             "keys": "\n".join(command.key or "" for command in keyed),
             **{name: array(keys) for name, keys in wanted.items()},
         }
-        return facts_of, wanted, self.session.render(_BEGIN + facts_of.execute, parameters)
+        accounts = wanted.get(ACCOUNTS, ())
+        known = self._recent.known(accounts)
+        parameters[LEFT_BY] = f"\\x{self._recent.left_by.hex()}"
+        parameters[OTHER_ACCOUNTS] = array(name for name in accounts if name not in known)
+        sql = self.session.render(_BEGIN + facts_of.execute, parameters)
+        return _Question(commands, facts_of, wanted, self._recent.left_by, known, sql)
 
     async def read_facts(self, commands: Sequence[Command]) -> Book:
         """Begin a transaction, wait for the lock, and read all that the commands are decided on."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[0] is commands:
-            _, facts_of, wanted, question = ahead
-        else:
-            facts_of, wanted, question = self._question(commands)
-        await self._prepared.have((facts_of,))
+        question, self._ahead = self._ahead, None
+        if question is None or question.commands is not commands:
+            question = self._question(commands)
+        await self._prepared.have((question.facts_of,))
         try:
-            rows = await self.session.run(question)
+            rows = await self.session.run(question.sql)
         except StatementFailed as error:
             if error.sqlstate == _LOCK_NOT_AVAILABLE:
                 await self._evict_stalled()
             raise
         seq, digest, instant, known, *values = rows[0]
-        facts = decoded(wanted, values)
+        facts = decoded(question.wanted, values)
         head = Head(seq or 0, bytes(digest) if digest is not None else GENESIS)
-        return Book(head, instant, facts.pop(ACCOUNTS, {}), _known(known), facts)
+        accounts = facts.pop(ACCOUNTS, {})
+        self._with_holds = {account.id for account in accounts.values() if account.held}
+        if head.hash == question.left_by:
+            accounts |= question.accounts
+        self._recent.lend(head.hash)
+        return Book(head, instant, accounts, _known(known), facts)
 
     async def _evict_stalled(self) -> None:
         """End the backend of a process that has stopped while holding the lock, with its facts still unread."""
@@ -133,14 +160,21 @@ class JournalWriter:
     async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
         """Keep the (other) records of a batch and the state it led to, announce it, and commit."""
         rendered = self._rendered(book, batch, last=True)
+        # Before it is committed, for whoever looks ahead; if it fails, all is forgotten.
+        self._recent.follow(book.head.hash, book.accounts.values(), self._with_holds)
         await self._part_done()
         await self.session.run(rendered)
 
     async def roll_back(self) -> None:
         """End the transaction without a trace."""
+        self._forget()
         with suppress(StatementFailed):
             await self._part_done()
         await self.session.run("ROLLBACK")
+
+    def _forget(self) -> None:
+        self._recent.forget()
+        self._ahead = None
 
     def _rendered(self, book: Book, batch: Sequence[Sealed], *, last: bool) -> bytes:
         """Return the statements that keep some records, and for the last ones of a batch all that ends it."""

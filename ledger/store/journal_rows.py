@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec.structs import astuple
 
@@ -17,12 +17,14 @@ APPEND: Final = Prepared(
     "append_records",
     """
 INSERT INTO journal (seq, id, kind, scope, key, reverses, posted_at, effective_at, body, hash)
-SELECT seq, id, kind, scope, nullif(key, ''), reverses, %(instant)s::timestamptz,
-       coalesce(effective_at, %(instant)s::timestamptz), body, decode(hash, 'hex')
-FROM (SELECT unnest(%(seq)s::bigint[]) AS seq, unnest(%(id)s::uuid[]) AS id, unnest(%(kind)s::text[]) AS kind,
-             unnest(%(scope)s::uuid[]) AS scope, unnest(string_to_array(%(key)s, E'\\n')) AS key,
-             unnest(%(reverses)s::uuid[]) AS reverses, unnest(%(effective)s::timestamptz[]) AS effective_at,
-             unnest(string_to_array(%(body)s, E'\\n')) AS body, unnest(%(hash)s::text[]) AS hash) AS fresh
+SELECT %(seq)s::bigint + place, id, (%(kinds)s::text[])[coalesce(kind, 1)], scope, nullif(key, ''),
+       (%(reverses)s::uuid[])[place], %(instant)s::timestamptz,
+       coalesce((%(effective)s::timestamptz[])[place], %(instant)s::timestamptz), body,
+       substring(%(hash)s::bytea FROM 32 * place - 31 FOR 32)
+FROM (SELECT generate_series(1, %(count)s::int) AS place, unnest(%(id)s::uuid[]) AS id,
+             unnest(%(kind)s::int[]) AS kind, unnest(%(scope)s::uuid[]) AS scope,
+             unnest(string_to_array(%(key)s, E'\\n')) AS key,
+             unnest(string_to_array(%(body)s, E'\\n')) AS body) AS fresh
 """,
 )
 
@@ -30,9 +32,10 @@ APPEND_ENTRIES: Final = Prepared(
     "append_entries",
     """
 INSERT INTO transactions (id, account_id, seq, amount, type, balance, held, version, "timestamp")
-SELECT id, (%(entry_accounts)s::uuid[])[place], seq, abs(amount), CASE WHEN amount < 0 THEN 'debit' ELSE 'credit' END,
-       balance, held, version, %(instant)s::timestamptz
-FROM (SELECT unnest(%(entry_id)s::uuid[]) AS id, unnest(%(entry_place)s::int[]) AS place,
+SELECT id, (%(entry_accounts)s::uuid[])[coalesce(account, 1)], seq, abs(amount),
+       CASE WHEN amount < 0 THEN 'debit' ELSE 'credit' END, balance, coalesce(held, 0), version,
+       %(instant)s::timestamptz
+FROM (SELECT unnest(%(entry_id)s::uuid[]) AS id, unnest(%(entry_account)s::int[]) AS account,
              unnest(%(entry_seq)s::bigint[]) AS seq, unnest(%(entry_amount)s::bigint[]) AS amount,
              unnest(%(entry_balance)s::numeric[]) AS balance, unnest(%(entry_held)s::numeric[]) AS held,
              unnest(%(entry_version)s::bigint[]) AS version) AS fresh
@@ -43,14 +46,16 @@ UPDATE_ACCOUNTS: Final = Prepared(
     "update_accounts",
     """
 UPDATE accounts AS a
-SET status = fresh.status, balance = fresh.balance, held = fresh.held, credit_limit = fresh.credit_limit,
-    version = fresh.version
-FROM unnest(%(account)s::uuid[], %(status)s::text[], %(balance)s::numeric[], %(held)s::numeric[],
-            %(credit_limit)s::bigint[], %(version)s::bigint[])
-     AS fresh (id, status, balance, held, credit_limit, version)
+SET status = (%(statuses)s::text[])[coalesce(fresh.status, 1)], balance = fresh.balance, held = coalesce(fresh.held, 0),
+    credit_limit = coalesce(fresh.credit_limit, 0), version = fresh.version
+FROM (SELECT unnest(%(account)s::uuid[]) AS id, unnest(%(status)s::int[]) AS status,
+             unnest(%(balance)s::numeric[]) AS balance, unnest(%(held)s::numeric[]) AS held,
+             unnest(%(credit_limit)s::bigint[]) AS credit_limit, unnest(%(version)s::bigint[]) AS version) AS fresh
 WHERE a.id = fresh.id
 """,
 )
+
+T = TypeVar("T")
 
 _seq, _id, _kind = attrgetter("seq"), attrgetter("id"), attrgetter("kind")
 _reverses, _effective_at = attrgetter("reverses"), attrgetter("effective_at")
@@ -60,33 +65,36 @@ _body, _hash = attrgetter("body"), attrgetter("hash")
 def rows(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[str, Any]]:
     """Return the statements, and their parameters, that keep records and their entries."""
     records = [sealed.record for sealed in batch]
+    kinds, kind = _told_once(list(map(_kind, records)))
     parameters: dict[str, Any] = {
         "instant": book.instant,
-        "seq": array(map(str, map(_seq, records))),
+        "seq": records[0].seq - 1,
+        "count": len(records),
         "id": array(map(_id, records)),
-        "kind": array(map(_kind, records)),
+        "kinds": kinds,
+        "kind": kind,
         "scope": array([record.scope or "NULL" for record in records]),
         "key": "\n".join([record.key or "" for record in records]),
         "reverses": _mostly_null(map(_reverses, records)),
         "effective": _mostly_null(map(_effective_at, records)),
         "body": b"\n".join(map(_body, batch)).decode(),
-        "hash": array([b"".join(map(_hash, batch)).hex(",", 32)]),
+        "hash": "\\x" + b"".join(map(_hash, batch)).hex(),
     }
     statements = [APPEND]
-    entries = [entry for record in records for entry in record.entries]
+    entries = _sides_apart([entry for record in records for entry in record.entries])
     if entries:
         statements.append(APPEND_ENTRIES)
         accounts, amounts, balances, held, _, versions = zip(*map(astuple, entries), strict=True)
-        # An id is told once, and then by its place: most of what is sent would be ids, the world's above all.
-        places = {account: str(place) for place, account in enumerate(dict.fromkeys(accounts), 1)}
+        # Most of what is sent would be ids, the world's above all.
+        distinct, places = _told_once(accounts)
         parameters |= {
-            "entry_id": array([name for record in records for name in entry_ids(record)]),
-            "entry_accounts": array(places),
-            "entry_place": array(map(places.__getitem__, accounts)),
-            "entry_seq": array([str(record.seq) for record in records for _ in record.entries]),
+            "entry_id": array(_sides_apart([name for record in records for name in entry_ids(record)])),
+            "entry_accounts": distinct,
+            "entry_account": places,
+            "entry_seq": array(_sides_apart([str(record.seq) for record in records for _ in record.entries])),
             "entry_amount": array(map(str, amounts)),
             "entry_balance": array(map(str, balances)),
-            "entry_held": array(map(str, held)),
+            "entry_held": _mostly_zero(held),
             "entry_version": array(map(str, versions)),
         }
     return statements, parameters
@@ -98,14 +106,35 @@ def _mostly_null(values: Iterable[str | None]) -> str:
     return array(texts) if any(text != "NULL" for text in texts) else "{}"
 
 
+def _mostly_zero(values: Iterable[int]) -> str:
+    """Return an array literal; one that would hold nothing but zeros is empty, and nulls stand for them."""
+    return array(map(str, values)) if any(values) else "{}"
+
+
+def _told_once(values: Sequence[str]) -> tuple[str, str]:
+    """Return array literals: of the values, each once, and of their places in it; empty where all are the first."""
+    places = {value: str(place) for place, value in enumerate(dict.fromkeys(values), 1)}
+    return array(places), array(map(places.__getitem__, values)) if len(places) > 1 else "{}"
+
+
+def _sides_apart(values: list[T]) -> list[T]:
+    """Return the same values, every other one first: rows of one account, the world's above all, then stand together.
+
+    That spares their index the way from its root to the page where the row before has just been put.
+    """
+    return values[::2] + values[1::2]
+
+
 def states(book: Book) -> dict[str, str]:
     """Return the parameters that bring the accounts to where the batch left them."""
     touched = book.touched.values()
+    statuses, status = _told_once([a.status for a in touched])
     return {
-        "account": array(a.id for a in touched),
-        "status": array(a.status for a in touched),
-        "balance": array(str(a.balance) for a in touched),
-        "held": array(str(a.held) for a in touched),
-        "credit_limit": array(str(a.credit_limit) for a in touched),
-        "version": array(str(a.version) for a in touched),
+        "account": array(book.touched),
+        "statuses": statuses,
+        "status": status,
+        "balance": array([str(a.balance) for a in touched]),
+        "held": _mostly_zero([a.held for a in touched]),
+        "credit_limit": _mostly_zero([a.credit_limit for a in touched]),
+        "version": array([str(a.version) for a in touched]),
     }

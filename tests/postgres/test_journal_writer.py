@@ -14,7 +14,7 @@ from ledger.domain.commands import Replayed, Sealed, decide
 from ledger.domain.deletion import DELETED_USERS
 from ledger.domain.errors import ConfigurationError, Refused
 from ledger.domain.holds import CaptureHold
-from ledger.domain.journal import read_body, seal
+from ledger.domain.journal import body_of, read_body, seal
 from ledger.store import facts, writes
 from ledger.store.accounts import read_state
 from ledger.store.facts import FactSource
@@ -84,6 +84,38 @@ async def test_a_record_is_kept_as_it_was_decided(database_url: str, database_se
         committed = await JournalReader(house.pool).after(0, 10)
         assert [one.record for one in committed] == [one.record for one in sealed]
         assert committed[0].owners[house.cast.accounts[0].id].asset == "USD/2"
+        await house.check_clean()
+
+
+@on_reactor
+async def test_what_few_records_say_is_kept_with_those(database_url: str, database_server: DatabaseServer) -> None:
+    async with House(database_url, database_server) as house:
+        commands = [house.credit(number % 3, 10, key=f"{number}" if number % 2 else None) for number in range(6)]
+        book = await house.store.read_facts(commands)
+        kept: list[Sealed] = []
+        digest = book.head.hash
+        for number, one in enumerate(decide(book, commands)):
+            assert isinstance(one, Sealed)
+            record = one.record
+            if number in (2, 5):
+                record = msgspec.structs.replace(record, effective_at="2020-01-01T00:00:00.000000Z")
+            if number in (1, 2):
+                record = msgspec.structs.replace(record, reverses=commands[0].id, kind="reversal")
+            body = body_of(record)
+            digest = seal(digest, body)
+            kept.append(Sealed(record, body, digest))
+        await house.store.append_part(book, kept[:2])
+        await house.store.append(book, kept[2:])
+        rows = house.sql("SELECT kind, reverses::text, key, effective_at = posted_at FROM journal ORDER BY seq")
+        first = commands[0].id
+        assert rows == [
+            ("credit", None, None, True),
+            ("reversal", first, "1", True),
+            ("reversal", first, None, False),
+            ("credit", None, "3", True),
+            ("credit", None, None, True),
+            ("credit", None, "5", False),
+        ]
         await house.check_clean()
 
 
