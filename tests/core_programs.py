@@ -92,12 +92,16 @@ class Cast:
         }  # fmt: skip
 
 
+Part = tuple[list[Ask], bool]  # and whether it is a whole
+
+
 class Known(Protocol):
     """What the reference has come to, which is what requests refer to."""
 
     accounts: dict[str, dict[str, Any]]
     holds: dict[str, dict[str, Any]]
     records: dict[str, dict[str, Any]]
+    periods: list[str]
     now: str
 
 
@@ -125,12 +129,16 @@ class Player:
             "delete": (0.15, lambda: {"user": self._user()}),
         }
 
-    def batch(self, most: int = 12) -> tuple[list[Ask], bool]:
-        """Some requests, and whether they are a whole."""
-        is_whole = self._chance.random() < 0.25
-        asks = [self._next(is_whole) for _ in range(self._chance.randint(1, 4 if is_whole else most))]
-        self._made += asks
-        return asks, is_whole
+    def batch(self) -> list[Part]:
+        """What is decided together, in parts that are wholes or not."""
+        parts = []
+        for _ in range(self._chance.choice((1, 1, 2, 3))):
+            is_whole = self._chance.random() < 0.3
+            parts.append(
+                ([self._next(is_whole) for _ in range(self._chance.randint(1, 3 if is_whole else 10))], is_whole)
+            )
+        self._made += [ask for asks, _ in parts for ask in asks]
+        return parts
 
     def bystander(self) -> Ask:
         """Something that happens elsewhere."""
@@ -145,7 +153,11 @@ class Player:
         keyed = [ask for ask in self._made[-60:] if ask.key is not None]
         if keyed and chance.random() < 0.15:
             earlier = replace(chance.choice(keyed), id=next(self._cast.ids))
-            return earlier if chance.random() < 0.7 else replace(earlier, description="changed")
+            if chance.random() < 0.7:
+                return earlier
+            if earlier.kind == "transfer":
+                return replace(earlier, args={**earlier.args, "expect": self._expect()})
+            return replace(earlier, description="changed")
         kinds = [kind for kind in self._makers if not (is_whole and kind in ALONE)]
         if not self._known.records:
             kinds.remove("reverse")
@@ -153,7 +165,7 @@ class Player:
         ask = self._ask(kind, self._makers[kind][1]())
         if kind in UNKEYED or chance.random() < 0.5:
             return ask
-        return replace(ask, key=str(chance.randrange(60)), description=chance.choice((None, "rent", "\n\0é")))
+        return replace(ask, key=str(chance.randrange(60)), description=chance.choice((None, "rent", "\n \\ é")))
 
     def _ask(self, kind: str, args: dict[str, Any]) -> Ask:
         return Ask(kind, next(self._cast.ids), args, self._chance.choice(self._cast.scopes))
@@ -194,6 +206,8 @@ class Player:
             return None
         if self._chance.random() < 0.1:
             return Ask.after(self._known.now or self._start, self._chance.choice((0, 1)))
+        if self._known.periods and self._chance.random() < 0.2:
+            return max(self._known.periods)
         return Ask.after(self._start, self._chance.randint(-20, 20))
 
     def _hold(self) -> dict[str, Any]:
@@ -235,6 +249,9 @@ class Player:
 
     def _amend(self) -> dict[str, Any]:
         chance, account = self._chance, self._account()
+        if chance.random() < 0.6:
+            accounts = self._known.accounts.items()
+            account = chance.choice([key for key, found in accounts if found["type"] == "CREDIT"])
         what = chance.choice(("status", "status", "limit", "limit", "name", "all"))
         is_credit = self._known.accounts.get(account, {"type": None})["type"] == "CREDIT"
         return {
@@ -254,7 +271,7 @@ class Player:
             return world_id(self._chance.choice((DOLLAR, DOLLAR, EURO)))
         first = [account.id for account in self._cast.accounts]
         opened = [ask.id for ask in self._made if ask.kind == "open"]
-        return self._chance.choice([*first[:3] * 3, *first, *opened[-2:]])
+        return self._chance.choice([*first[:3] * 3, first[2], *first, *opened[-2:]])
 
     def _user(self) -> str:
         return self._chance.choice([*self._cast.users * 4, self._cast.unknown])

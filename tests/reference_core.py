@@ -8,7 +8,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from tests.core_programs import Ask
+from tests.core_programs import Ask, Part
 
 LARGEST = 2**63 - 1
 NOT_ACTIVE = {"FROZEN": "account_frozen", "SUSPENDED": "account_suspended"}
@@ -33,14 +33,16 @@ class ReferenceCore:
         self.periods: list[str] = []
         self.now = ""
 
-    def batch(self, asks: list[Ask], now: str, is_whole: bool = False) -> list[Told]:
-        """Do what is asked for at an instant, all or nothing where it is a whole, and tell what became of each."""
+    def batch(self, parts: list[Part], now: str) -> list[Told]:
+        """Do what is asked for at an instant, part by part, and tell what became of each request."""
         self.now = now
         for hold_id, hold in self.holds.items():
             if hold["status"] == "open" and hold["expires_at"] is not None and hold["expires_at"] <= now:
                 self._end(hold_id, "expired")
-        if not is_whole:
-            return [self.apply(ask) for ask in asks]
+        return [told for asks, is_whole in parts for told in (self.whole(asks) if is_whole else map(self.apply, asks))]
+
+    def whole(self, asks: list[Ask]) -> list[Told]:
+        """Do all of it or nothing: all new or all known."""
         before = deepcopy(self.__dict__)
         told: list[Told] = []
         for ask in asks:

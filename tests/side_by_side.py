@@ -10,7 +10,7 @@ from ledger.domain.accounts import Account
 from ledger.domain.commands import Command, Outcome, Replayed, Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.journal import Entry, Record, body_of
-from tests.core_programs import Ask, Cast, command_of
+from tests.core_programs import Cast, Part, command_of
 from tests.reference_core import ReferenceCore, Told
 
 
@@ -40,15 +40,14 @@ class SideBySide:
         self._hash = bytes(32)
         self._sums: dict[str, tuple[int, int]] = {}  # account -> sum of entries, number of entries
 
-    def commands(self, asks: Iterable[Ask]) -> list[Command]:
-        """The commands that requests mean."""
-        return [command_of(ask, self.reference, self.records) for ask in asks]
+    def commands(self, parts: Iterable[Part]) -> list[list[Command]]:
+        """The commands that requests mean, part by part."""
+        return [[command_of(ask, self.reference, self.records) for ask in asks] for asks, _ in parts]
 
-    def compare(
-        self, asks: Sequence[Ask], commands: Sequence[Command], outcomes: Sequence[Outcome], now: str, is_whole: bool
-    ) -> None:
+    def compare(self, parts: list[Part], commands: Sequence[Command], outcomes: Sequence[Outcome], now: str) -> None:
         """Have the reference do the same, and compare what both tell."""
-        told = self.reference.batch(list(asks), now, is_whole)
+        told = self.reference.batch(parts, now)
+        asks = [ask for asks, _ in parts for ask in asks]
         for ask, command, outcome, expected in zip(asks, commands, outcomes, told, strict=True):
             assert told_of(outcome) == expected, (ask, outcome)
             if isinstance(outcome, Sealed):

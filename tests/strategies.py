@@ -71,6 +71,8 @@ class Cast:
             return SetStatus(account_id=first, status="ACTIVE" if step.amount % 3 else "FROZEN", **common)
         if step.kind == "limit":
             return SetLimit(account_id=first, credit_limit=step.amount, **common)
+        if step.description == "\0":  # which the table of holds cannot keep, and no client can send
+            common["description"] = None
         return Hold(account_id=first, amount=step.amount, **common)
 
     def _id(self, index: int) -> str:

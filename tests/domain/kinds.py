@@ -101,7 +101,7 @@ class Hold(_Of, frozen=True, kw_only=True):
         account = book.account(self.account_id)
         account.require_active()
         change = book.change(account, held=account.held + self.amount)
-        hold = held.Hold(self.id, account.id, self.amount, 0, "open", None, book.instant, None)
+        hold = held.Hold(self.id, account.id, self.amount, 0, "open", None, book.instant, self.description)
         row = {**msgspec.structs.asdict(hold), "seq": book.head.seq + 1}
         return Draft(changes=(change,), writes=((HOLDS, row),), metadata={"amount": self.amount})
 

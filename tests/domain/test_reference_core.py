@@ -111,9 +111,9 @@ def done(work: Any) -> Any:
     return result
 
 
-def decided(journal: CoreMemory, commands: list[Command], is_whole: bool) -> tuple[str, list[Outcome]]:
+def decided(journal: CoreMemory, bundles: list[Bundle]) -> tuple[str, list[Outcome]]:
     """Decide a batch as the writer does, keep it, and tell its instant and its outcomes."""
-    batch = Batch(Bundle(commands, is_whole).members)
+    batch = Batch([member for bundle in bundles for member in bundle.members])
     book, outcomes, sealed, rest = done(decide_batch(journal, batch, Clock()))
     done(journal.append(book, rest) if sealed else journal.roll_back())
     return book.instant, outcomes
@@ -142,10 +142,11 @@ def test_the_core_and_the_reference_agree(seed: int, length: int) -> None:
     journal, side = CoreMemory(clock, cast), SideBySide(cast)
     player = Player(chance, cast, side.reference, instant_text(START))
     for _ in range(length):
-        asks, is_whole = player.batch()
-        commands, seq = side.commands(asks), len(journal.sealed)
-        now, outcomes = decided(journal, commands, is_whole)
-        side.compare(asks, commands, outcomes, now, is_whole)
+        parts = player.batch()
+        commands, seq = side.commands(parts), len(journal.sealed)
+        bundles = [Bundle(some, is_whole) for some, (_, is_whole) in zip(commands, parts, strict=True)]
+        now, outcomes = decided(journal, bundles)
+        side.compare(parts, [command for some in commands for command in some], outcomes, now)
         side.follow((sealed.record, sealed.hash) for sealed in journal.sealed[seq:])
         side.check(journal.accounts.values())
         check_tables(journal, side)

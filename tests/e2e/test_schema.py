@@ -92,6 +92,10 @@ checks.negative_data_rejection.enabled = false
 checks.missing_required_header.enabled = false
 
 [[operations]]
+include-path = "/api/transfers/batch"
+checks.negative_data_rejection.enabled = false
+
+[[operations]]
 include-path = "/api/auth/logout-all"
 headers = {{ Authorization = "Bearer {leaving}" }}
 """

@@ -18,9 +18,8 @@ from ledger.store.jobs import JobStore
 from tests.postgres.cluster import DatabaseServer
 from tests.postgres.house import House, on_reactor, pause, until
 from tests.postgres.payers import PLENTY, Till, till_of
-from tests.postgres.test_faults import make_commits_wait, session, waits_in_commit
+from tests.postgres.test_faults import _IN_COMMIT, make_commits_wait, session, waits_in_commit
 
-_IN_COMMIT = 42
 SHORT = 0.3  # seconds of a lease that is soon lost
 
 
@@ -31,6 +30,7 @@ class Dying(PaymentWorker):
         super().__init__(till.payments)
         self.dies = dies
         self.dead = 0
+        self._gate: Deferred[None] = Deferred()
 
     async def run(self, args: Mapping[str, Any]) -> None:
         """Die before it has begun, or with all of it done."""
@@ -49,7 +49,11 @@ class Dying(PaymentWorker):
 
     async def _die(self) -> None:
         self.dead += 1
-        await Deferred()
+        await self._gate
+
+    def bury(self) -> None:
+        """Let go what still waits in it; nothing comes of that any more."""
+        self._gate.errback(Refused("timeout"))
 
 
 async def check_posted_once(till: Till, payment: Payment) -> None:
@@ -97,6 +101,7 @@ async def test_killed_after_the_claim(database_url: str, database_server: Databa
         async with till.process():
             await until(lambda: till.jobs() == ["completed"])
         await check_posted_once(till, payment)
+        doomed.bury()
 
 
 @on_reactor
@@ -183,15 +188,11 @@ async def test_the_worker_is_left_behind_in_the_commit(database_url: str, databa
         till = await till_of(house)
         payment = await till.make()
         make_commits_wait(house)
-
-        class Hasty(PaymentWorker):
-            timeout = 0.2
-
         with session(database_url) as other:
             other.execute("SELECT pg_advisory_xact_lock(%s)", (_IN_COMMIT,))
             await till.payments.schedule(payment, None, 0)
             house.sql("UPDATE jobs SET timeout = 0.2")
-            async with till.process(Hasty(till.payments)):
+            async with till.process():
                 await until(lambda: till.jobs() == ["retryable"])
                 other.connection.rollback()
                 await until(lambda: till.jobs() == ["completed"])
@@ -236,6 +237,7 @@ async def test_killed_while_it_is_given_up(database_url: str, database_server: D
         assert payment.id not in till.posted()
         assert house.sql("SELECT count(*) FROM journal WHERE kind = 'payment_failure'") == [(1,)]
         await house.check_clean()
+        doomed.bury()
 
 
 @on_reactor

@@ -7,13 +7,14 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import gatherResults
 
 from ledger.domain.accounts import Account, Owner
 from ledger.domain.journal import read_body
 from ledger.services.writer import Writer
 from ledger.store.accounts import open_account
 from ledger.store.postgres import Session
-from tests.core_programs import Ask, Cast, Player
+from tests.core_programs import Ask, Cast, Part, Player
 from tests.postgres.cluster import DatabaseServer
 from tests.postgres.house import House, on_reactor, reactor
 from tests.postgres.timed import START, Timed
@@ -54,11 +55,15 @@ class Stage:
 
         await self.house.pool.transact(work)
 
-    async def play(self, asks: list[Ask], is_whole: bool) -> None:
+    async def play(self, parts: list[Part]) -> None:
         """Have the writer decide a batch, and the reference, and compare."""
-        commands = self.side.commands(asks)
-        outcomes = await self.writer.submit_bundle(commands, is_whole=is_whole)
-        self.side.compare(asks, commands, outcomes, self.store.now, is_whole)
+        commands = self.side.commands(parts)
+        answers = [  # of one turn, so of one batch
+            self.writer.submit_bundle(some, is_whole=is_whole)
+            for some, (_, is_whole) in zip(commands, parts, strict=True)
+        ]
+        outcomes = [outcome for told in await gatherResults(answers) for outcome in told]
+        self.side.compare(parts, [command for some in commands for command in some], outcomes, self.store.now)
         rows = self.house.sql("SELECT seq, body, hash FROM journal WHERE seq > %s ORDER BY seq", self.seq)
         self.side.follow((read_body(body), bytes(digest)) for _, body, digest in rows)
         self.seq = rows[-1][0] if rows else self.seq
@@ -66,7 +71,7 @@ class Stage:
     async def pass_time(self, seconds: int) -> None:
         """Let time pass with something that happens elsewhere: what is read before a batch goes by the last record."""
         self.store.at = Ask.after(self.store.now or START, seconds)
-        await self.play([self.player.bystander()], False)
+        await self.play([([self.player.bystander()], False)])
 
     def accounts(self) -> list[Account]:
         """All accounts as they are kept."""
@@ -119,14 +124,14 @@ async def test_the_writer_and_the_reference_agree_on_the_core(
             try:
                 await stage.pass_time(0)
                 for _ in range(length):
-                    await stage.play(*stage.player.batch())
+                    await stage.play(stage.player.batch())
                     stage.side.check(stage.accounts())
                     if stage.chance.random() < 0.5:
                         await stage.pass_time(stage.chance.choice((1, 1, 2, 5)))
                 await house.check_clean()  # also while what is over is still to be written
                 await stage.pass_time(40)
                 sweeps = [stage.player.sweep(account.id) for account in stage.accounts()]
-                await stage.play(sweeps, False)
+                await stage.play([(sweeps, False)])
                 assert all(account.held == 0 or account.id in held_for_ever(stage) for account in stage.accounts())
                 stage.check_tables()
             finally:
