@@ -29,6 +29,7 @@ setup(
         "cryptography>=43",
         "treq>=24.9",
         "msgspec>=0.20",
+        "prometheus-client>=0.21",
         "yoyo-migrations>=9.0",
         "uuid-utils>=0.10",
         "iso4217>=1.12",

@@ -24,6 +24,9 @@ from ledger.resources.documentation import documentation
 from ledger.resources.exchange import Exchange
 from ledger.resources.guards import Guards
 from ledger.resources.live import LiveFront
+from ledger.resources.metrics import PATH as METRICS
+from ledger.resources.metrics import Metrics, http_metrics
+from ledger.resources.metrics_port import metrics_site
 from ledger.resources.rate_limit import RateLimiter
 from ledger.resources.routes import all_endpoints
 from ledger.resources.site import LedgerSite
@@ -41,15 +44,27 @@ from ledger.services.game_wallets import GameWallets
 from ledger.services.hold_sweeper import HoldSweeper
 from ledger.services.http import Http
 from ledger.services.ids import new_id
+from ledger.services.job_counts import JobCounts
 from ledger.services.job_desk import JobDesk
 from ledger.services.jobs import Jobs
 from ledger.services.jwt_secret import kept_secret
 from ledger.services.ladder import Ladder, end_process
 from ledger.services.login_guard import LoginGuard
+from ledger.services.metering import (
+    breaker_metrics,
+    job_metrics,
+    live_metrics,
+    pool_metrics,
+    server_metrics,
+    service_metrics,
+    writer_metrics,
+)
 from ledger.services.outbound import Breakers
 from ledger.services.passwords import Passwords
 from ledger.services.payment_worker import PaymentWorker
 from ledger.services.periodic import Periodic
+from ledger.services.process_meter import ProcessMeter
+from ledger.services.reactor_lag import ReactorLag
 from ledger.services.sessions import Sessions
 from ledger.services.signing import Signer
 from ledger.services.users import Users
@@ -134,7 +149,19 @@ def build(config: Config, reactor: Any) -> Ladder:
     access = _Access(core, credentials)
     context = Context(feed, access, access, sockets, reactor)
     front = LiveFront(exchange)
-    endpoints = all_endpoints(core, reactor.seconds, str(config.data_dir) if config.database is None else "/")
+    metrics, lag, process = Metrics(reactor), ReactorLag(reactor), ProcessMeter(reactor)
+    counted = JobCounts(desk.stats, reactor)
+    metrics.add(lambda: server_metrics(lag.seconds))
+    metrics.add(process.metrics, renew=process.renew)
+    metrics.add(lambda: http_metrics(exchange))
+    metrics.add(lambda: writer_metrics(writer.meter))
+    metrics.add(lambda: pool_metrics(database.pool, config.pool_size))
+    metrics.add(lambda: live_metrics(feed, sockets))
+    metrics.add(lambda: job_metrics(counted.queues, jobs.queues), renew=counted.renew)
+    metrics.add(lambda: breaker_metrics(breakers.statuses()))
+    metrics.add(lambda: service_metrics(ladder.status()))
+    disk = str(config.data_dir) if config.database is None else "/"
+    endpoints = all_endpoints(core, reactor.seconds, disk, metrics)
     pages: dict[str, Any] = {
         "/ws": websocket_resource(context, front, reactor),
         "/api/events": EventsResource(context, front),
@@ -154,7 +181,12 @@ def build(config: Config, reactor: Any) -> Ladder:
     sweeping = Periodic("hold sweeper", _SECOND, sweeper.sweep, reactor, leans_on=("database", "writer"))
     cron = Cron(database.pool, TABLE, desk.new, reactor)
     children += [database, passwords, FeedService(feed), writer, audit, jobs, cron, sweeping]
-    children += [BalanceWatcher(feed.hub), http]
+    children += [BalanceWatcher(feed.hub), lag, http]
+    if config.metrics_listen:  # below all else: what goes on at the start and the stop can be watched too
+        watched = metrics_site(reactor, core, metrics, exchange.counts)
+        port = Http(reactor, watched, config.metrics_listen, name="metrics", option="--metrics-listen")
+        children.insert(0, port)
+        ladder.on_started(lambda: _announce_metrics(port.addresses))
     for child in children:
         ladder.addService(child)
     ladder.on_started(lambda: _announce(http.addresses))
@@ -163,6 +195,11 @@ def build(config: Config, reactor: Any) -> Ladder:
 
 def _secret(config: Config) -> bytes:
     return kept_secret(config.data_dir) if config.jwt_secret is None else config.jwt_secret.reveal().encode()
+
+
+def _announce_metrics(addresses: Sequence[str]) -> None:
+    for address in addresses:
+        log.info("Metrics are told at {address}{path}", address=address, path=METRICS)
 
 
 def _announce(addresses: Sequence[str]) -> None:

@@ -44,6 +44,7 @@ class Config:
     games_public_key: RSAPublicKey | None
     cors_origins: tuple[str, ...]
     trusted_proxies: tuple[str, ...]
+    metrics_listen: tuple[str, ...]
     log_format: str
     reuse_port: bool
     queues: tuple[tuple[str, int], ...]
@@ -213,6 +214,14 @@ OPTIONS: Final = (
         _network,
         None,
         "a proxy whose X-Forwarded-For counts; may be repeated",
+        repeats=True,
+    ),
+    Option(
+        "metrics-listen",
+        "metrics_listen",
+        _endpoint,
+        None,
+        "a port of its own for metrics and liveness, open to whoever reaches it; may be repeated",
         repeats=True,
     ),
     Option("log-format", "log_format", _log_format, "text", "text for people, json for machines"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -10,16 +10,7 @@ from random import Random
 from typing import Any, Final, Protocol
 from uuid import UUID, uuid4
 
-from ledger.domain.account_commands import AccountView, AmendAccount, OpenAccount
 from ledger.domain.accounts import Account, world_id
-from ledger.domain.cash import Credit, Debit
-from ledger.domain.commands import Command, Leg
-from ledger.domain.deletion import DeleteUser
-from ledger.domain.holds import CaptureHold, ExpireHolds, OpenHold, VoidHold
-from ledger.domain.journal import Record
-from ledger.domain.periods import ClosePeriod
-from ledger.domain.reversals import Reverse, legs_back
-from ledger.domain.transfers import Expectation, Transfer
 
 DOLLAR: Final = "USD/2"
 HUGE: Final = 2**63 - 1
@@ -141,8 +132,8 @@ class Player:
         return parts
 
     def bystander(self) -> Ask:
-        """Something that happens elsewhere."""
-        return self._ask("credit", {"account": self._cast.bystander.id, "world": world_id(DOLLAR), "amount": 1})
+        """Something that happens to an account without holds, and to no other."""
+        return self._ask("amend", {"account": self._cast.bystander.id, "name": "calm", "status": None, "limit": None})
 
     def sweep(self, account_id: str) -> Ask:
         """What the sweeper asks for."""
@@ -212,7 +203,8 @@ class Player:
 
     def _hold(self) -> dict[str, Any]:
         expires_in = self._chance.choice((None, 1, 2, 3, 5, 30))
-        return {"account": self._account(), "amount": self._amount(), "expires_in": expires_in}
+        account = self._on_credit() if self._chance.random() < 0.3 else self._account()
+        return {"account": account, "amount": self._amount(), "expires_in": expires_in}
 
     def _some_hold(self) -> tuple[str, dict[str, Any]]:
         holds = list(self._known.holds.items())[-12:]
@@ -250,8 +242,7 @@ class Player:
     def _amend(self) -> dict[str, Any]:
         chance, account = self._chance, self._account()
         if chance.random() < 0.6:
-            accounts = self._known.accounts.items()
-            account = chance.choice([key for key, found in accounts if found["type"] == "CREDIT"])
+            account = self._on_credit()
         what = chance.choice(("status", "status", "limit", "limit", "name", "all"))
         is_credit = self._known.accounts.get(account, {"type": None})["type"] == "CREDIT"
         return {
@@ -273,6 +264,10 @@ class Player:
         opened = [ask.id for ask in self._made if ask.kind == "open"]
         return self._chance.choice([*first[:3] * 3, first[2], *first, *opened[-2:]])
 
+    def _on_credit(self) -> str:
+        accounts = self._known.accounts.items()
+        return self._chance.choice([key for key, found in accounts if found["type"] == "CREDIT"])
+
     def _user(self) -> str:
         return self._chance.choice([*self._cast.users * 4, self._cast.unknown])
 
@@ -280,63 +275,3 @@ class Player:
         if self._chance.random() < 0.02:
             return HUGE
         return self._chance.choice((1, 10, 50, 100, self._chance.randint(1, 300)))
-
-
-def command_of(ask: Ask, known: Known, records: Mapping[str, Record]) -> Command:
-    """The command that a request means, as the surface would make it."""
-    args = ask.args
-    common: dict[str, Any] = {"id": ask.id, "description": ask.description}
-    if ask.key is not None:
-        common |= {"key": ask.key, "scope": ask.scope}
-
-    def asset_of(account_id: str) -> str:
-        asset: str = known.accounts.get(account_id, {"asset": DOLLAR})["asset"]
-        return asset
-
-    if ask.kind in ("credit", "debit"):
-        cash = Credit if ask.kind == "credit" else Debit
-        account = args["account"]
-        return cash(account_id=account, user_id=None, asset=asset_of(account), amount=args["amount"], **common)
-    if ask.kind == "transfer":
-        legs = tuple(Leg(*leg) for leg in args["legs"])
-        expect = dict(args["expect"] or {})
-        expectation = Expectation(expect.pop("account"), **expect) if expect else None
-        assets = tuple(asset_of(leg.source) for leg in legs)
-        return Transfer(legs=legs, assets=assets, expect=expectation, effective_at=args["effective_at"], **common)
-    if ask.kind == "reverse":
-        original = records[args["original"]]
-        back = legs_back(original)
-        assets = tuple(asset_of(leg.source) for leg in back)
-        return Reverse(legs=back, assets=assets, original=original, amount=args["amount"], **common)
-    if ask.kind == "hold":
-        account = args["account"]
-        asset, amount, expires_in = asset_of(account), args["amount"], args["expires_in"]
-        return OpenHold(account_id=account, asset=asset, amount=amount, expires_in=expires_in, **common)
-    if ask.kind in ("capture", "void"):
-        account = known.holds.get(args["hold"], {"account": known_account(known)})["account"]
-        of_hold: dict[str, Any] = {"account_id": account, "asset": asset_of(account), "hold_id": args["hold"]}
-        if ask.kind == "void":
-            return VoidHold(**of_hold, **common)
-        return CaptureHold(amount=args["amount"], target=args["target"], **of_hold, **common)
-    if ask.kind == "sweep":
-        return ExpireHolds(account_id=args["account"], **common)
-    if ask.kind == "open":
-        more = {"asset": args["asset"], "type": args["type"], "name": args["name"], "credit_limit": args["limit"]}
-        return OpenAccount(user_id=args["user"], **more, **common)
-    if ask.kind == "amend":
-        amended = view_of(args["account"], known.accounts.get(args["account"], {"user": None})["user"])
-        more = {"name": args["name"], "status": args["status"], "credit_limit": args["limit"]}
-        return AmendAccount(account=amended, **more, **common)
-    if ask.kind == "close":
-        return ClosePeriod(until=args["until"], **common)
-    return DeleteUser(user_id=args["user"], metadata={"user_id": args["user"]}, **common)
-
-
-def known_account(known: Known) -> str:
-    """Any account."""
-    return next(iter(known.accounts))
-
-
-def view_of(account_id: str, user: str | None) -> AccountView:
-    """An account as whoever amends it has read it; only whose it is counts here."""
-    return AccountView(account_id, user, None, "CHECKING", "USD", 2, "ACTIVE", "0.00", "0.00", "0.00", 0, "0.00", "")

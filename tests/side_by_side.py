@@ -10,7 +10,8 @@ from ledger.domain.accounts import Account
 from ledger.domain.commands import Command, Outcome, Replayed, Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.journal import Entry, Record, body_of
-from tests.core_programs import Cast, Part, command_of
+from tests.core_commands import command_of
+from tests.core_programs import Cast, Part
 from tests.reference_core import ReferenceCore, Told
 
 

@@ -8,6 +8,7 @@ from msgspec import UNSET
 from ledger.domain.audit_accounts import State, amendment_problems, keeping_problems, opening_problems
 from ledger.domain.audit_games import GamesAudit
 from ledger.domain.audit_holds import HoldsAudit
+from ledger.domain.audit_payments import ending_problems
 from ledger.domain.audit_rows import (
     Finding,
     KeptAccount,
@@ -89,6 +90,7 @@ class Audit:
                 yield from keeping_problems(record, self._states)
             for part in (self._holds, self._reversals, self._periods, self._games):
                 yield from part.record(record, tables)
+            yield from ending_problems(record, tables)
         except (LookupError, TypeError, ValueError) as error:
             yield f"journal {record.seq}", f"does not say what a record of kind {record.kind} says: {error!r}"
 

@@ -117,6 +117,25 @@ class KeptGameUser(NamedTuple):
     account_name: str | None
 
 
+class KeptPayment(NamedTuple):
+    """A row of `payments`."""
+
+    id: str
+    user_id: str
+    account_id: str
+    amount: int
+    direction: str
+    payment_type: str
+    description: str
+    status: str
+    posted_at: str | None
+    failure_reason: str | None
+    transfer_id: str | None
+    inserted_at: str
+    updated_at: str
+    seq: int | None
+
+
 class Tables(msgspec.Struct, frozen=True):
     """The rows that some records should have led to, and earlier records that they refer to."""
 
@@ -130,6 +149,7 @@ class Tables(msgspec.Struct, frozen=True):
     game_users: Mapping[str, KeptGameUser] = {}
     game_transactions: Mapping[str, Record] = {}  # what rollbacks undo, by transaction uuid
     game_undone: Mapping[tuple[str, str], int] = {}  # transaction uuid, account -> seq
+    payments: Mapping[str, KeptPayment] = {}
 
 
 def differing(row: str, found: NamedTuple, told: Mapping[str, Any], by: int) -> Problems:

@@ -52,6 +52,11 @@ class Feed:
         self._pause = FIRST_PAUSE
         self._timers: dict[str, Timer] = {}
 
+    @property
+    def head(self) -> int:
+        """The last record that is known to be in the journal."""
+        return max(self._target, self.published)
+
     async def start(self) -> None:
         """Begin at the journal's head; started again, go on where it stopped."""
         head = await self._reader.head()

@@ -33,7 +33,8 @@ class Subscription:
         """Deliver nothing more, not even what is being published now; harmless when repeated."""
         place, self._place = self._place, None
         if place is not None:
-            table, key = place
+            hub, table, key = place
+            hub.subscriptions -= 1
             subscribers = table[key]
             del subscribers[self]
             if not subscribers:
@@ -41,13 +42,14 @@ class Subscription:
 
 
 _Table = dict[str, dict[Subscription, None]]
-_Place = tuple[_Table, str]
+_Place = tuple["Hub", _Table, str]
 
 
 class Hub:
     """Topics and their subscribers; a record that nobody follows costs next to nothing."""
 
     def __init__(self) -> None:
+        self.subscriptions = 0
         self._everyone: _Table = {}
         self._accounts: _Table = {}
         self._users: _Table = {}
@@ -57,7 +59,8 @@ class Hub:
         read = read_topic(topic)
         table = {"all": self._everyone, "accounts": self._accounts, "users": self._users}[read.kind]
         key = read.id
-        subscription = Subscription(topic, deliver, (table, key))
+        subscription = Subscription(topic, deliver, (self, table, key))
+        self.subscriptions += 1
         table.setdefault(key, {})[subscription] = None
         return subscription
 

@@ -1,6 +1,6 @@
 """The open real-time connections of this process: how many there may be, and how they are all closed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -40,6 +40,9 @@ class Sockets:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(self._open)
 
     @property
     def strangers(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from typing import Final
 
@@ -16,14 +17,12 @@ class Counts:
         self.seconds: dict[str, float] = defaultdict(float)
         self.buckets: dict[str, list[int]] = defaultdict(lambda: [0] * len(BUCKETS))  # each request in one bucket
 
-    def count(self, endpoint: str, status: int, seconds: float) -> None:
-        """Count one answer."""
+    def count(self, endpoint: str, status: int, seconds: float | None) -> None:
+        """Count one answer; one that was not worked for took no time that tells anything."""
         self.requests[endpoint, status] += 1
-        self.seconds[endpoint] += seconds
-        for place, bound in enumerate(BUCKETS):
-            if seconds <= bound:
-                self.buckets[endpoint][place] += 1
-                return
+        if seconds is not None:
+            self.seconds[endpoint] += seconds
+            self.buckets[endpoint][bisect_left(BUCKETS, seconds)] += 1
 
 
 class Allowance:

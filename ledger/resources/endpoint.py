@@ -79,6 +79,7 @@ class Endpoint:
     body: type[msgspec.Struct] | None = None
     query: type[msgspec.Struct] | None = None
     answer: Any = None
+    media_type: str = "application/json"  # of the answer
     further_types: tuple[str, ...] = ()  # that the answer may be in where the query says so, besides JSON
     status: int = 200
     also: tuple[int, ...] = ()  # other statuses that the same answer may come with

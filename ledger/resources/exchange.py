@@ -39,7 +39,12 @@ class Exchange:
     _log = Logger()
 
     def __init__(
-        self, backend: Backend, guards: Guards, seconds: Callable[[], float], random: Callable[[int], bytes]
+        self,
+        backend: Backend,
+        guards: Guards,
+        seconds: Callable[[], float],
+        random: Callable[[int], bytes],
+        counts: Counts | None = None,
     ) -> None:
         self._backend = backend
         self._guards = guards
@@ -47,7 +52,7 @@ class Exchange:
         self._cross_origin = CrossOrigin(backend.config.cors_origins)
         self._rendering = Rendering(self._cross_origin, seconds)
         self._ids = CorrelationIds(random)
-        self.counts = Counts()
+        self.counts = Counts() if counts is None else counts
         self.live = 0
 
     def take(
@@ -87,7 +92,7 @@ class Exchange:
             refused = too_many or refused
         self._guards.refused(refused, endpoint, caller, address, correlation_id, {})
         outgoing = self._rendering.refused(meant, endpoint, refused, incoming, correlation_id, (*headers, *standing))
-        self.counts.count(endpoint, outgoing.status, 0.0)
+        self.counts.count(endpoint, outgoing.status, None)
         return outgoing
 
     def count(self, incoming: Incoming, caller: Caller | None) -> tuple[Headers, Refused | None]:
@@ -104,7 +109,7 @@ class Exchange:
         """Return the answer to OPTIONS, which to a browser of a configured origin permits the request to come."""
         allow = ", ".join(methods).encode()
         headers: Headers = ((b"Allow", allow), *self._cross_origin.preflight(incoming.headers, allow))
-        self.counts.count("OPTIONS", 204, 0.0)
+        self.counts.count("OPTIONS", 204, None)
         return Outgoing(204, b"", self._ids.of(incoming), headers)
 
     def common_headers(self, incoming: Incoming) -> Headers:

@@ -16,6 +16,7 @@ from ledger.resources.endpoint import Answer, Call, Endpoint, Handler
 from ledger.services.child import ChildStatus
 from ledger.version import VERSION
 
+LIVE: Final = "/api/health/live"
 LEAST_FREE: Final = 0.02  # of the memory, or of the disk: less than this is trouble
 _MEMORY: Final = Path("/proc/meminfo")
 
@@ -102,7 +103,7 @@ class HealthEndpoints:
                 "/api/health/detailed", self.detailed, "How the parts of the server do", Detailed, knows_caller=True
             ),
             declare("/api/health/ready", self.ready, "Whether work is taken: 200 or 503", Ready, also=(503,)),
-            declare("/api/health/live", self.live, "Whether the process answers", Alive),
+            declare(LIVE, self.live, "Whether the process answers", Alive),
         )
 
     async def basic(self, _caller: Caller | None, _call: Call[None, None]) -> Answer:

@@ -166,7 +166,7 @@ def _answers(endpoint: Endpoint, schema_of: dict[Any, Schema]) -> dict[int, Sche
         schema = enveloped_schema(schema, None if kind is None else schema_of[kind])
     statuses = (endpoint.status, *endpoint.also)
     further = {name: {"schema": {"type": "string"}} for name in endpoint.further_types}
-    return {status: {"application/json": {"schema": schema}, **further} for status in statuses}
+    return {status: {endpoint.media_type: {"schema": schema}, **further} for status in statuses}
 
 
 def _metadata(endpoint: Endpoint) -> type[msgspec.Struct] | None:

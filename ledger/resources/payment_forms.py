@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import Meta
 
+from ledger.domain.account_commands import AccountView
 from ledger.domain.errors import Refused
 from ledger.domain.payments import (
     DIRECTIONS,
@@ -16,6 +17,7 @@ from ledger.domain.payments import (
     PAYMENT_TYPES,
     STATUSES,
     Direction,
+    DraftTold,
     PaymentType,
 )
 from ledger.resources.paging import OffsetQuery
@@ -79,6 +81,24 @@ class StatsQuery(msgspec.Struct, frozen=True):
     """Whose; left out, one's own."""
 
     user_id: Id | None = None
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """The rule that a payment would break."""
+
+    reason: str
+    message: str
+    code: int
+
+
+class Validation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether a payment could be made and processed now, and if not, why."""
+
+    valid: bool
+    message: str
+    payment: DraftTold
+    account: AccountView
+    error: Broken | None = None
 
 
 class Written(msgspec.Struct, frozen=True):

@@ -6,23 +6,24 @@ from typing import Any, Final
 
 import msgspec
 
-from ledger.domain.account_commands import AccountView
 from ledger.domain.accounts import Owner
 from ledger.domain.errors import Category, Refused
 from ledger.domain.game_users import ASSET as GAMES_ASSET
 from ledger.domain.jobs import Job
 from ledger.domain.money import asset_named
-from ledger.domain.payments import DraftTold, Nature, Payment, PaymentTold, draft_told, payment_told
+from ledger.domain.payments import Nature, Payment, PaymentTold, draft_told, payment_told
 from ledger.domain.policy import Action, Caller, require_account, require_role, require_user
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import Answer, Call, Endpoint
 from ledger.resources.paging import order_of, window
 from ledger.resources.payment_forms import (
+    Broken,
     PaymentForm,
     PaymentsQuery,
     PaymentWanted,
     ScheduleWanted,
     StatsQuery,
+    Validation,
     filter_of,
     minor_units,
     named_account,
@@ -30,6 +31,7 @@ from ledger.resources.payment_forms import (
     read_form,
 )
 from ledger.resources.reading import identifier
+from ledger.resources.transfer_forms import may_read
 from ledger.services.payments import PaymentStats, PaymentStatus
 from ledger.store.payments import NEWEST_FIRST, SORTS
 
@@ -40,24 +42,6 @@ _OF_FORMS: Final = (
     *(*_REFUSES, "invalid_request", "missing_fields", "invalid_amount_format", "invalid_direction"),
     *("invalid_payment_type", "invalid_uuid_format", "unauthorized_access", "account_not_found", "forbidden"),
 )
-
-
-class Broken(msgspec.Struct, frozen=True):
-    """The rule that a payment would break."""
-
-    reason: str
-    message: str
-    code: int
-
-
-class Validation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether a payment could be made and processed now, and if not, why."""
-
-    valid: bool
-    message: str
-    payment: DraftTold
-    account: AccountView
-    error: Broken | None = None
 
 
 class PaymentEndpoints:
@@ -118,10 +102,7 @@ class PaymentEndpoints:
                 policy=Action.SUM_UP_PAYMENTS,
                 query=StatsQuery,
                 answer=PaymentStats,
-                refuses=(
-                    *(*_REFUSES, "invalid_request", "invalid_uuid_format"),
-                    *("unauthorized_access", "user_not_found"),
-                ),
+                refuses=(*_REFUSES, "invalid_request", "invalid_uuid_format", "unauthorized_access", "user_not_found"),
             ),
             Endpoint(
                 "GET",
@@ -249,7 +230,7 @@ class PaymentEndpoints:
         """Return the payment that a form asks for, or refuse it for its first field that fails."""
         named = named_account(form)
         owner = None if named is None else await self._owner(named)
-        scale = asset_named(owner.asset).scale if owner is not None and _is_own(caller, owner) else None
+        scale = asset_named(owner.asset).scale if owner is not None and may_read(caller, owner) else None
         written = read_form(form, scale, any_amount=any_amount)
         self._require_funding(caller, written.direction)
         read_account(written)
@@ -269,11 +250,3 @@ class PaymentEndpoints:
     async def _owner(self, account_id: str) -> Owner | None:
         found = self._backend.owner(account_id)
         return found if found is None or isinstance(found, Owner) else await found
-
-
-def _is_own(caller: Caller, owner: Owner) -> bool:
-    try:
-        require_account(caller, Action.MAKE_PAYMENTS, owner)
-    except Refused:
-        return False
-    return True

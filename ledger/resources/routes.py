@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.internet.task import Clock
+
 from ledger.resources.accounts import AccountEndpoints
 from ledger.resources.audit import AuditEndpoints
 from ledger.resources.auth import AuthEndpoints
@@ -17,6 +19,7 @@ from ledger.resources.history import HistoryEndpoints
 from ledger.resources.holds import HoldEndpoints
 from ledger.resources.jobs import JobEndpoints
 from ledger.resources.journal import JournalEndpoints
+from ledger.resources.metrics import Metrics, MetricsEndpoints
 from ledger.resources.money import CashEndpoints
 from ledger.resources.openapi import DocumentEndpoints
 from ledger.resources.payments import PaymentEndpoints
@@ -31,8 +34,10 @@ from ledger.resources.users import UserEndpoints
 from ledger.resources.wallet import WalletEndpoints
 
 
-def all_endpoints(backend: Backend, seconds: Callable[[], float], disk: str = ".") -> tuple[Endpoint, ...]:
-    """Declare every endpoint; `disk` is a path on the disk whose room is watched."""
+def all_endpoints(
+    backend: Backend, seconds: Callable[[], float], disk: str = ".", metrics: Metrics | None = None
+) -> tuple[Endpoint, ...]:
+    """Declare every endpoint; `disk` is a path on the disk whose room is watched. Without metrics there are none."""
     endpoints = (
         *UserEndpoints(backend.users).endpoints(),
         *CashEndpoints(backend).endpoints(),
@@ -57,5 +62,6 @@ def all_endpoints(backend: Backend, seconds: Callable[[], float], disk: str = ".
         *PaymentEndpoints(backend).endpoints(),
         *JobEndpoints(backend.jobs).endpoints(),
         *HealthEndpoints(backend, seconds, disk).endpoints(),
+        *MetricsEndpoints(metrics or Metrics(Clock())).endpoints(),
     )
     return (*endpoints, *DocumentEndpoints(endpoints).endpoints())

@@ -57,6 +57,14 @@ class Bundles:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def commands(self) -> int:
+        """How many commands are in them."""
+        return sum(len(bundle.members) for bundle in self._waiting)
+
     def put(self, bundle: Bundle) -> None:
         """Queue a bundle, or raise `LaneFull`."""
         if len(self._waiting) >= _MOST:

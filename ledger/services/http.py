@@ -33,8 +33,6 @@ class DrainableSite(Protocol):
 class Http(Child):
     """Listens on one or more endpoints; `stop` closes the ports, then the live sockets while the site drains."""
 
-    name = "http"
-
     _log = Logger()
 
     def __init__(
@@ -44,16 +42,20 @@ class Http(Child):
         listen: Sequence[str],
         *,
         reuse_port: bool = False,
+        name: str = "http",
+        option: str = "--listen",
         close_sockets: Callable[[], Coroutine[Any, Any, None]] | None = None,
         reopen_sockets: Callable[[], None] = lambda: None,
         leans_on: tuple[str, ...] = (),
         drain_seconds: float = 8.0,
     ) -> None:
+        self.name = name
         self.leans_on = leans_on
         self.stop_deadline = drain_seconds + 2.0
         self._reactor = SharedPortReactor(reactor) if reuse_port else reactor
         self._site = site
         self._listen = tuple(listen)
+        self._option = option
         self._close_sockets = close_sockets
         self._reopen_sockets = reopen_sockets
         self._drain_seconds = drain_seconds
@@ -74,17 +76,17 @@ class Http(Child):
             try:
                 endpoint = _endpoint_from(self._reactor, description)
             except (LookupError, TypeError, ValueError) as error:
-                raise ConfigurationError(f"--listen {description}: not a Twisted endpoint ({error})") from error
+                raise ConfigurationError(f"{self._option} {description}: not a Twisted endpoint ({error})") from error
             except Exception as error:  # a key or certificate that cannot be read, or is none
-                raise ConfigurationError(f"--listen {description}: {_one_line(error)}") from error
+                raise ConfigurationError(f"{self._option} {description}: {_one_line(error)}") from error
             try:
                 port = await endpoint.listen(self._site)
                 _lengthen_backlog(port, description)
                 self._ports.append(port)
             except CannotListenError as error:
-                raise ConfigurationError(f"--listen {description}: {_one_line(error.socketError)}") from error
+                raise ConfigurationError(f"{self._option} {description}: {_one_line(error.socketError)}") from error
             except Exception as error:
-                raise ConfigurationError(f"--listen {description}: {_one_line(error)}") from error
+                raise ConfigurationError(f"{self._option} {description}: {_one_line(error)}") from error
 
     async def stop(self) -> None:
         """Take no more connections; close the live sockets and finish the requests, both in one time; cut the rest."""

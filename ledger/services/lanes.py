@@ -30,6 +30,11 @@ class Lanes(Generic[T]):
         """How many lanes hold anything."""
         return len(self._lanes)
 
+    @property
+    def deepest(self) -> int:
+        """How many items the fullest lane holds."""
+        return max(map(len, self._lanes.values()), default=0)
+
     def put(self, key: str, item: T) -> None:
         """Queue an item in its lane, or raise `LaneFull`."""
         lane = self._lanes.get(key)

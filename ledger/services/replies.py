@@ -39,9 +39,15 @@ class Replies:
     """Outcomes on their way to those who wait."""
 
     def __init__(self, reactor: Any) -> None:
+        self.given = 0
         self._reactor = reactor
         self._queue: deque[tuple[Waiting, Outcome]] = deque()
         self._quiet: Deferred[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many outcomes are on their way."""
+        return len(self._queue)
 
     def give(self, outcomes: Iterable[tuple[Waiting, Outcome]]) -> None:
         """Answer soon; whoever has an outcome already keeps it."""
@@ -58,7 +64,9 @@ class Replies:
             await self._quiet
 
     def _some(self) -> None:
-        for _ in range(min(_A_TURN, len(self._queue))):
+        many = min(_A_TURN, len(self._queue))
+        self.given += many
+        for _ in range(many):
             waiting, outcome = self._queue.popleft()
             if waiting.finished:
                 continue

@@ -19,6 +19,7 @@ from ledger.services.child import Child
 from ledger.services.deciding import BatchStore, decide_batch
 from ledger.services.lanes import LaneFull, Lanes
 from ledger.services.replies import Replies, Waiting
+from ledger.services.writer_meter import WriterMeter
 from ledger.store.postgres import ConnectionLost, StatementFailed
 
 log = Logger()
@@ -56,6 +57,7 @@ class Writer(Child):
         self._work: Deferred[None] | None = None
         self._loop: Deferred[None] | None = None
         self._replies = Replies(reactor)
+        self.meter = WriterMeter(self._lanes, self._bundles, self._replies, lambda: self._away)
 
     @property
     def depth(self) -> int:
@@ -70,6 +72,7 @@ class Writer(Child):
                 raise unavailable()
             self._lanes.put(command.lane, waiting)
         except LaneFull:
+            self.meter.turned_away += 1
             waiting.answer.errback(unavailable())
         except Exception:
             waiting.answer.errback()
@@ -85,6 +88,7 @@ class Writer(Child):
                 raise unavailable()
             self._bundles.put(bundle)
         except LaneFull:
+            self.meter.turned_away += 1
             bundle.answer.errback(unavailable())
         except Refused:
             bundle.answer.errback()
@@ -130,9 +134,12 @@ class Writer(Child):
                 self._work = Deferred()
                 await self._work
                 continue
+            began = self._reactor.seconds()
             try:
                 await self._process(batch)
+                self.meter.batch(len(batch.waiting), self._reactor.seconds() - began)
             except ConnectionLost as lost:
+                self.meter.losses += 1
                 log.warn("The writer lost its connection: {reason}", reason=str(lost))
                 await self._reopen(batch)
             except Exception:
@@ -183,6 +190,7 @@ class Writer(Child):
             self._store.look_ahead(batch.commands)
 
     def _publish(self, batch: Sequence[Sealed], book: Book) -> None:
+        self.meter.records += len(batch)
         try:
             self._committed([Committed(sealed.record, book.accounts) for sealed in batch])
         except Exception:
@@ -234,6 +242,7 @@ class Writer(Child):
 
     async def _settle(self, sealed: Sequence[Sealed], lost: ConnectionLost) -> Exception | None:
         """Find out what became of a commit whose answer was lost: None if it was done, else what to tell."""
+        self.meter.losses += 1
         log.warn("The connection died in a commit of {count}: {reason}", count=len(sealed), reason=str(lost))
         deadline = self._reactor.seconds() + _SETTLE_WITHIN
         delay = _FIRST_RETRY

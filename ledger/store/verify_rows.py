@@ -8,11 +8,13 @@ import msgspec
 
 from ledger.domain.audit_games import mark_of
 from ledger.domain.audit_holds import holds_of
+from ledger.domain.audit_payments import payment_of
 from ledger.domain.audit_rows import (
     KeptBackdated,
     KeptEntry,
     KeptGameUser,
     KeptHold,
+    KeptPayment,
     KeptRecord,
     KeptReversed,
     Nature,
@@ -37,6 +39,11 @@ HOLD: Final = f"""h.id::text, h.account_id::text, h.amount, h.captured, h.status
                    h.description, {instant("h.created_at")}, h.seq"""
 
 
+PAYMENT: Final = f"""p.id::text, p.user_id::text, p.account_id::text, p.amount, p.direction, p.payment_type,
+                   p.description, p.status, {instant("p.posted_at")}, p.failure_reason, p.transfer_id::text,
+                   {instant("p.inserted_at")}, {instant("p.updated_at")}, p.seq"""
+
+
 async def tables_of(pool: Pool, kept: Sequence[KeptRecord], records: Sequence[Record]) -> Tables:
     """Return what a few records should have led to, and what they refer to; tables that none names are not asked."""
     backdated = {row.seq: row.effective_at for row in kept if row.effective_at < row.posted_at}
@@ -57,6 +64,7 @@ async def tables_of(pool: Pool, kept: Sequence[KeptRecord], records: Sequence[Re
         game_users=await _game_users(pool, map(game_account_id, names)) if names else {},
         game_transactions=await _game_transactions(pool, [uuid for uuid, _ in marks]) if marks else {},
         game_undone=await _game_undone(pool, marks) if marks else {},
+        payments=await _payments(pool, said(records, payment_of)),
     )
 
 
@@ -101,6 +109,13 @@ async def _holds(pool: Pool, hold_ids: Iterable[Any]) -> dict[str, KeptHold]:
     ids = _ids(hold_ids)
     rows = await pool.query(f"SELECT {HOLD} FROM holds AS h WHERE h.id = ANY (%s::uuid[])", (ids,)) if ids else []
     return {row[0]: KeptHold(*row) for row in rows}
+
+
+async def _payments(pool: Pool, payment_ids: Iterable[Any]) -> dict[str, KeptPayment]:
+    ids = _ids(payment_ids)
+    sql = f"SELECT {PAYMENT} FROM payments AS p WHERE p.id = ANY (%s::uuid[])"
+    rows = await pool.query(sql, (ids,)) if ids else []
+    return {row[0]: KeptPayment(*row) for row in rows}
 
 
 async def _originals(pool: Pool, record_ids: Iterable[str]) -> dict[str, Record]:

@@ -7,10 +7,11 @@ import msgspec
 
 from ledger.domain.audit import Audit
 from ledger.domain.audit_games import undone_problems
-from ledger.domain.audit_rows import Finding, KeptAccount, KeptGameUser, KeptHold, KeptReversed
+from ledger.domain.audit_payments import row_problems
+from ledger.domain.audit_rows import Finding, KeptAccount, KeptGameUser, KeptHold, KeptPayment, KeptReversed
 from ledger.domain.audit_transfers import until_of
 from ledger.store.postgres import Row
-from ledger.store.verify_rows import HOLD, instant, readable, said
+from ledger.store.verify_rows import HOLD, PAYMENT, instant, readable, said
 
 _NIL: Final = "00000000-0000-0000-0000-000000000000"
 
@@ -63,6 +64,13 @@ def _closed_period(_: Audit, row: Row) -> Finding | None:
 def _undone(_: Audit, row: Row) -> Finding | None:
     uuid, account_id, seq, body, _ = row
     for where, problem in undone_problems((uuid, account_id), seq, None if body is None else readable(body)):
+        return Finding(where, problem)
+    return None
+
+
+def _payment(_: Audit, row: Row) -> Finding | None:
+    *kept, owner_id, body, _head = row
+    for where, problem in row_problems(KeptPayment(*kept), owner_id, None if body is None else readable(body)):
         return Finding(where, problem)
     return None
 
@@ -125,5 +133,12 @@ SHELVES: Final = (
             ORDER BY g.transaction_uuid, g.account_id LIMIT %s""",
         (_NIL, _NIL),
         _undone,
+    ),
+    Shelf(
+        f"""SELECT {PAYMENT}, (SELECT a.user_id::text FROM accounts AS a WHERE a.id = p.account_id),
+                   (SELECT j.body FROM journal AS j WHERE j.seq = p.seq), {_HEAD}
+            FROM payments AS p WHERE p.id > %s ORDER BY p.id LIMIT %s""",
+        (_NIL,),
+        _payment,
     ),
 )

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psycopg2
 import pytest
 
-import ledger
 from ledger.domain.accounts import world_id
 from tests.postgres.cluster import DatabaseServer
 
@@ -118,24 +115,3 @@ def test_a_key_stands_once_in_a_scope(cursor: Any) -> None:
         with pytest.raises(psycopg2.Error) as half:
             cursor.execute(statement, (4, str(uuid4()), scope, key))
         assert half.value.pgcode == "23514"
-
-
-def test_only_the_journal_writes_what_the_journal_decides_on() -> None:
-    root = Path(ledger.__path__[0])
-    writes = re.compile(
-        r"\b(INSERT\s+INTO|UPDATE|DELETE\s+FROM|TRUNCATE|MERGE\s+INTO|COPY)\s+(?:ONLY\s+)?"
-        r"(?:TABLE\s+)?(?:public\.)?(journal|transactions|accounts)\b",
-        re.IGNORECASE,
-    )
-    found = {
-        (path.relative_to(root).as_posix(), match[1].upper(), match[2])
-        for path in root.rglob("*.py")
-        for match in writes.finditer(path.read_text())
-    }
-    assert found == {
-        ("store/journal_rows.py", "INSERT INTO", "journal"),
-        ("store/journal_rows.py", "INSERT INTO", "transactions"),
-        ("store/journal_rows.py", "UPDATE", "accounts"),
-        ("store/accounts.py", "INSERT INTO", "accounts"),
-        ("store/writes.py", "INSERT INTO", "accounts"),  # with the record that puts the first money in
-    }

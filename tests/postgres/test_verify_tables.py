@@ -19,7 +19,8 @@ from ledger.domain.periods import ClosePeriod
 from ledger.domain.reversals import Reverse, legs_back
 from ledger.domain.transfers import Transfer
 from ledger.services.writer import Writer
-from tests.core_programs import Ask, view_of
+from tests.core_commands import view_of
+from tests.core_programs import Ask
 from tests.game_strategies import uuid_of
 from tests.postgres.cluster import DatabaseServer
 from tests.postgres.house import House, on_reactor, reactor

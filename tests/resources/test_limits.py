@@ -145,10 +145,14 @@ def test_health_is_exempt(server: Server) -> None:
     assert anonymous(server).header("X-RateLimit-Remaining") == "4"
 
 
-def test_all_but_health_and_signed_calls_is_limited() -> None:
+def test_all_but_health_metrics_and_signed_calls_is_limited() -> None:
     endpoints = all_endpoints(MemoryBackend(), lambda: NOW)
     unlimited = {endpoint.path for endpoint in endpoints if not endpoint.rate_limited}
-    assert unlimited == {*HEALTH, *(endpoint.path for endpoint in endpoints if endpoint.policy is Action.PLAY)}
+    assert unlimited == {
+        *HEALTH,
+        "/metrics",
+        *(endpoint.path for endpoint in endpoints if endpoint.policy is Action.PLAY),
+    }
 
 
 def test_without_a_limit_nothing_is_told(adapter: str) -> None:

@@ -166,7 +166,7 @@ def refusals(document: Any, operation: Any) -> set[tuple[int, str]]:
     found = set()
     for status, response in operation["responses"].items():
         response = at(document, response["$ref"]) if "$ref" in response else response
-        schema = response["content"]["application/json"]["schema"]
+        schema = response["content"].get("application/json", {"schema": {}})["schema"]
         for part in schema.get("anyOf", [schema]):
             if "allOf" in part:
                 found |= {

@@ -15,6 +15,7 @@ from tests.resources.backend import INSTANT
 from tests.resources.payers import UNKNOWN, House, rules
 
 FIELDS = ("amount", "direction", "payment_type", "description", "user_bank_account_id")
+MALFORMED: tuple[Any, ...] = ("x", "1.001", "1e3", "NaN", True, [1], {})
 ONE = ("", "/status", "/process", "/cancel", "/schedule")
 
 
@@ -65,7 +66,7 @@ def test_direction_and_type_are_taken_without_case_and_the_description_is_trimme
 @pytest.mark.parametrize(
     ("field", "value", "refusal"),
     [
-        *(("amount", value, (400, "invalid_amount_format")) for value in ("x", "1.001", "1e3", "NaN", True, [1], {})),
+        *(("amount", value, (400, "invalid_amount_format")) for value in MALFORMED),
         *(("amount", value, (422, "negative_amount")) for value in ("0", "-1", 0, "0.00", -0.5)),
         *(("direction", value, (400, "invalid_direction")) for value in ("OUT", "DEBITS")),
         *(("payment_type", value, (400, "invalid_payment_type")) for value in ("CARD", "DEBIT")),
@@ -329,7 +330,7 @@ def test_scheduling(house: House) -> None:
         *(("priority", value) for value in (-1, 10, "1", 1.5, True)),
         *(("delay_seconds", value) for value in (-1, 10**9, "1", 0.5)),
     ):
-        reply = house.schedule(house.make(), **{field: value})
+        reply = house.ask("POST", f"/{house.make()}/schedule", {field: value})
         assert reply.refusal == (400, "invalid_request")
         assert reply.error["details"]["field"] == field
 
