@@ -7,7 +7,8 @@ import msgspec
 from msgspec import Meta
 
 from ledger.domain.accounts import Account, world_id
-from ledger.domain.commands import ACCOUNTS, Book, Command, Draft
+from ledger.domain.book import Book
+from ledger.domain.commands import ACCOUNTS, Command, Draft
 from ledger.domain.deletion import ACCOUNTS_OF_USERS, USERS, Member
 from ledger.domain.errors import Refused
 from ledger.domain.game_users import ASSET as GAMES_ASSET

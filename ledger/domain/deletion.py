@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from ledger.domain.accounts import Account
-from ledger.domain.commands import Book, Command, Draft
+from ledger.domain.book import Book
+from ledger.domain.commands import Command, Draft
 from ledger.domain.errors import Refused
 from ledger.domain.journal import Change, Record, canonical
 from ledger.domain.users import DELETED

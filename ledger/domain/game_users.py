@@ -7,7 +7,8 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 import msgspec
 
 from ledger.domain.accounts import Account, world_id
-from ledger.domain.commands import ACCOUNTS, Book, Command, Draft, Leg
+from ledger.domain.book import Book
+from ledger.domain.commands import ACCOUNTS, Command, Draft, Leg
 from ledger.domain.errors import Refused
 from ledger.domain.game_dialect import CURRENCY
 from ledger.domain.journal import Record, canonical

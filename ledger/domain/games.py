@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from ledger.domain import game_dialect as dialect
-from ledger.domain.commands import ACCOUNTS, Book, Command, Draft, Leg, Outcome
+from ledger.domain.book import Book
+from ledger.domain.commands import ACCOUNTS, Command, Draft, Leg, Outcome
 from ledger.domain.errors import Refused
 from ledger.domain.game_dialect import Transaction
 from ledger.domain.game_users import ACTIVE, GAME_USERS, GAMES, WORLD, GameUser, balance_in

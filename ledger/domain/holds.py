@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from ledger.domain.accounts import Account
-from ledger.domain.commands import ACCOUNTS, Book, Command, Draft, Leg
+from ledger.domain.book import Book
+from ledger.domain.commands import ACCOUNTS, Command, Draft, Leg
 from ledger.domain.deletion import ACCOUNTS_OF_USERS
 from ledger.domain.errors import Refused
 from ledger.domain.held import AccountWithHolds, Due, Hold, HoldStatus, told

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from ledger.domain.accounts import world_id
-from ledger.domain.commands import ACCOUNTS, Book, Command, Draft, Leg
+from ledger.domain.book import Book
+from ledger.domain.commands import ACCOUNTS, Command, Draft, Leg
 from ledger.domain.errors import Refused
 from ledger.domain.journal import Record, canonical
 from ledger.domain.payments import (

@@ -5,7 +5,8 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
-from ledger.domain.commands import Book, Draft, Leg
+from ledger.domain.book import Book
+from ledger.domain.commands import Draft, Leg
 from ledger.domain.errors import Refused
 from ledger.domain.journal import Record
 from ledger.domain.money import asset_named, format_amount

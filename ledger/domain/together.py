@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from ledger.domain.commands import Book, Command, Outcome, Replayed
+from ledger.domain.book import Book
+from ledger.domain.commands import Command, Outcome, Replayed
 from ledger.domain.errors import Refused
 
 

@@ -7,7 +7,8 @@ import msgspec
 from msgspec import Meta
 
 from ledger.domain.accounts import world_id
-from ledger.domain.commands import ACCOUNTS, Book, Command, Draft, Leg
+from ledger.domain.book import Book
+from ledger.domain.commands import ACCOUNTS, Command, Draft, Leg
 from ledger.domain.errors import Refused
 from ledger.domain.journal import Entry, Record, canonical
 from ledger.domain.money import MAX_AMOUNT, asset_named, format_amount

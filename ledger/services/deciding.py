@@ -5,7 +5,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from twisted.internet.task import deferLater
 
-from ledger.domain.commands import Book, Command, Outcome, Sealed, decide
+from ledger.domain.book import Book, decide
+from ledger.domain.commands import Command, Outcome, Sealed
 from ledger.domain.holds import overdue
 from ledger.domain.together import Together
 from ledger.services.batch import Batch, Slice

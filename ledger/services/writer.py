@@ -10,7 +10,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ledger.domain.commands import Book, Command, Outcome, Replayed, Sealed
+from ledger.domain.book import Book
+from ledger.domain.commands import Command, Outcome, Replayed, Sealed
 from ledger.domain.errors import ConfigurationError, Refused, unavailable
 from ledger.domain.events import Committed
 from ledger.services.batch import Batch

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ledger.domain.accounts import Account
-from ledger.domain.commands import Book, Command, Outcome, Sealed
+from ledger.domain.book import Book
+from ledger.domain.commands import Command, Outcome, Sealed
 from ledger.domain.game_users import ASSET, GAME_USERS, WORLD
 from ledger.domain.games import GAME_TRANSACTIONS, GAME_UNDONE, Booked
 from ledger.domain.journal import START, Record, read_body

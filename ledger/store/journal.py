@@ -10,7 +10,8 @@ import msgspec
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from ledger.domain.accounts import Account
-from ledger.domain.commands import ACCOUNTS, Book, Command, Sealed
+from ledger.domain.book import Book
+from ledger.domain.commands import ACCOUNTS, Command, Sealed
 from ledger.domain.errors import ConfigurationError
 from ledger.domain.journal import GENESIS, Head, Record, read_body
 from ledger.store.facts import LEFT_BY, OTHER_ACCOUNTS, array, columns, decoded, gather

@@ -6,7 +6,8 @@ from typing import Any, Final, TypeVar
 
 from msgspec.structs import astuple
 
-from ledger.domain.commands import Book, Sealed
+from ledger.domain.book import Book
+from ledger.domain.commands import Sealed
 from ledger.domain.journal import entry_ids
 from ledger.store.facts import array
 from ledger.store.prepared import Prepared

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from ledger.domain.accounts import Account, world_id
-from ledger.domain.commands import ACCOUNTS, Book, Command, Sealed
+from ledger.domain.book import Book
+from ledger.domain.commands import ACCOUNTS, Command, Sealed
 from ledger.domain.events import Committed
 from ledger.domain.journal import START, Head, Record
 from ledger.store.facts import gather

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from ledger.domain import held
-from ledger.domain.commands import ACCOUNTS, Book, Command, Draft, Leg
+from ledger.domain.book import Book
+from ledger.domain.commands import ACCOUNTS, Command, Draft, Leg
 from ledger.domain.errors import Refused
 from ledger.domain.holds import HOLDS
 from ledger.domain.journal import Record, canonical

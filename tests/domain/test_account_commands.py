@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from ledger.domain.account_commands import AccountView, AmendAccount, OpenAccount, account_view, parse_limit
 from ledger.domain.accounts import ACCOUNT_STATUSES, ACCOUNT_TYPES, Account, world_id
+from ledger.domain.book import Book, fingerprint_of
 from ledger.domain.cash import Credit, Debit
-from ledger.domain.commands import Book, Command, Replayed, Sealed, fingerprint_of
+from ledger.domain.commands import Command, Replayed, Sealed
 from ledger.domain.deletion import ACCOUNTS_OF_USERS, USERS, DeleteUser, Member
 from ledger.domain.errors import Refused
 from ledger.domain.journal import START, Change, Record

@@ -10,7 +10,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.domain.commands import Book, Command, Outcome, Replayed, Sealed, decide, fingerprint_of
+from ledger.domain.book import Book, decide, fingerprint_of
+from ledger.domain.commands import Command, Outcome, Replayed, Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.journal import START, Entry, Head, Record, body_of, read_body
 from tests.domain.kinds import Broken

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.domain.accounts import ACCOUNT_STATUSES, Account, world_id
+from ledger.domain.book import Book
 from ledger.domain.cash import Credit
-from ledger.domain.commands import Book, Sealed
+from ledger.domain.commands import Sealed
 from ledger.domain.deletion import ACCOUNTS_OF_USERS, USERS, DeleteUser, Member
 from ledger.domain.errors import Refused
 from ledger.domain.journal import START

@@ -13,7 +13,8 @@ import pytest
 
 from ledger.domain import game_dialect as dialect
 from ledger.domain.accounts import Account, world_id
-from ledger.domain.commands import Book, Command, Replayed, Sealed, fingerprint_of
+from ledger.domain.book import Book, fingerprint_of
+from ledger.domain.commands import Command, Replayed, Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.game_dialect import Misread, read_json, read_question, read_transaction
 from ledger.domain.game_users import (

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.domain.accounts import ACCOUNT_STATUSES, Account, world_id
+from ledger.domain.book import Book, decide
 from ledger.domain.cash import Credit, Debit
-from ledger.domain.commands import Book, Command, Outcome, Replayed, Sealed, decide
+from ledger.domain.commands import Command, Outcome, Replayed, Sealed
 from ledger.domain.deletion import ACCOUNTS_OF_USERS, USERS, DeleteUser, Member
 from ledger.domain.errors import Refused
 from ledger.domain.events import Committed, updates_of

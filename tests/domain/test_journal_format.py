@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ledger.domain.accounts import Account, world_id
+from ledger.domain.book import Book, fingerprint_of
 from ledger.domain.cash import Credit
-from ledger.domain.commands import Book, Sealed, fingerprint_of
+from ledger.domain.commands import Sealed
 from ledger.domain.journal import GENESIS, START, Record, body_of, canonical, entry_id, read_body, seal
 from tests.domain.kinds import SetStatus
 from tests.strategies import examples, ordinary

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ledger.domain.accounts import Account
-from ledger.domain.commands import Book, Command, Leg, Sealed
+from ledger.domain.book import Book
+from ledger.domain.commands import Command, Leg, Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.journal import START, Change
 from tests.domain.kinds import TICKETS, BuyTicket, Capture, Hold, SetLimit, SetStatus, Transfer

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.domain.accounts import Account, world_id
-from ledger.domain.commands import ACCOUNTS, Book, Command, Outcome, Replayed, Sealed, decide
+from ledger.domain.book import Book, decide
+from ledger.domain.commands import ACCOUNTS, Command, Outcome, Replayed, Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.journal import START
 from ledger.domain.payment_commands import (

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.domain.commands import Book, Sealed
+from ledger.domain.book import Book
+from ledger.domain.commands import Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.journal import START, Entry
 from ledger.domain.periods import BACKDATED, LATEST, PERIODS, Closed, ClosePeriod, backdate, instant_of

@@ -8,7 +8,8 @@ from hypothesis import given
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 
-from ledger.domain.commands import Sealed, decide
+from ledger.domain.book import decide
+from ledger.domain.commands import Sealed
 from ledger.store.memory import MemoryJournal
 from tests.reference import Reference, seen, told
 from tests.strategies import Cast, Step, examples, programs

@@ -14,7 +14,8 @@ from twisted.internet.task import Clock
 
 from ledger.domain.account_commands import OPENED_ACCOUNTS
 from ledger.domain.accounts import Account
-from ledger.domain.commands import Book, Command, Outcome, Sealed
+from ledger.domain.book import Book
+from ledger.domain.commands import Command, Outcome, Sealed
 from ledger.domain.deletion import ACCOUNTS_OF_USERS, DELETED_USERS, USERS, Member
 from ledger.domain.held import AccountWithHolds, Due, Hold
 from ledger.domain.holds import EXPIRED_HOLDS, HOLDS

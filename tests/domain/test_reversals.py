@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.domain.commands import Book, Command, Leg, Replayed, Sealed
+from ledger.domain.book import Book
+from ledger.domain.commands import Command, Leg, Replayed, Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.journal import Entry, Record
 from ledger.domain.reversals import REVERSED, REVERSIBLE, Reverse, Reversed, legs_back, require_reversible

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.domain.commands import Book, Command, Outcome, Replayed, Sealed, decide
+from ledger.domain.book import Book, decide
+from ledger.domain.commands import Command, Outcome, Replayed, Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.journal import START
 from ledger.domain.together import Together
@@ -34,7 +35,7 @@ def all_of(book: Book, commands: list[Command], many: int = 1_000) -> list[Outco
 
 def look(book: Book) -> Any:
     """All that decisions rest on."""
-    return deepcopy((book.head, book.accounts, book.known, book.facts))
+    return deepcopy((book.head, book.accounts, book.known, book.facts, book.touched))
 
 
 def credit(cast: Cast, who: int = 0, amount: int = 100, key: str | None = None, kind: str = "credit") -> Command:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.domain.accounts import ACCOUNT_STATUSES, Account, world_id
-from ledger.domain.commands import Book, Command, Leg, Replayed, Sealed
+from ledger.domain.book import Book
+from ledger.domain.commands import Command, Leg, Replayed, Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.journal import START, Record, body_of, read_body
 from ledger.domain.money import MAX_AMOUNT, MAX_BALANCE

@@ -10,7 +10,8 @@ import msgspec
 import psycopg2
 import pytest
 
-from ledger.domain.commands import Book, Command, Replayed, Sealed
+from ledger.domain.book import Book
+from ledger.domain.commands import Command, Replayed, Sealed
 from ledger.domain.errors import Refused
 from ledger.store import journal
 from ledger.store.journal import JournalWriter

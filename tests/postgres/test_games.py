@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger.domain.commands import Command, Outcome, Sealed, decide
+from ledger.domain.book import decide
+from ledger.domain.commands import Command, Outcome, Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.game_dialect import Misread, accepted, declined, read_question, read_transaction
 from ledger.domain.game_users import GAMES, WORLD, create_user, game_account_id, set_user_status

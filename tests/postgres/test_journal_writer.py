@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from ledger.domain.accounts import world_id
-from ledger.domain.commands import Replayed, Sealed, decide
+from ledger.domain.book import decide
+from ledger.domain.commands import Replayed, Sealed
 from ledger.domain.deletion import DELETED_USERS
 from ledger.domain.errors import ConfigurationError, Refused
 from ledger.domain.holds import CaptureHold

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from ledger.domain.commands import Book, Command, Sealed
+from ledger.domain.book import Book
+from ledger.domain.commands import Command, Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.jobs import Cancel
 from ledger.domain.payment_commands import FailPayment

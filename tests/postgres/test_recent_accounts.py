@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from ledger.domain.accounts import Owner
-from ledger.domain.commands import Command, Outcome, Sealed, decide
+from ledger.domain.book import decide
+from ledger.domain.commands import Command, Outcome, Sealed
 from ledger.domain.errors import Refused
 from ledger.store.accounts import open_account
 from ledger.store.journal import JournalWriter

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ledger.domain.commands import Book, Command
+from ledger.domain.book import Book
+from ledger.domain.commands import Command
 from ledger.store.journal import JournalWriter
 from tests.postgres.house import reactor
 

@@ -10,7 +10,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 
 from ledger.domain.accounts import WORLD_TYPE, Account, Owner, world_id
-from ledger.domain.commands import Book, Command, Outcome, Replayed, Sealed, decide
+from ledger.domain.book import Book, decide
+from ledger.domain.commands import Command, Outcome, Replayed, Sealed
 from ledger.domain.errors import Refused, unavailable
 from ledger.domain.journal import START
 from ledger.domain.money import DEFAULT_MAX_AMOUNT

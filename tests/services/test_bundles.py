@@ -28,7 +28,11 @@ def told(desk: Desk, commands: list[Command], **how: bool) -> list[Any]:
 def words(outcomes: list[Any]) -> list[str]:
     """Outcomes in words."""
     return [
-        "posted" if isinstance(one, Sealed) else "replayed" if isinstance(one, Replayed) else getattr(one, "reason", "?")
+        "posted"
+        if isinstance(one, Sealed)
+        else "replayed"
+        if isinstance(one, Replayed)
+        else getattr(one, "reason", "?")
         for one in outcomes
     ]
 

@@ -13,7 +13,8 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from ledger.domain.commands import Book, Command, Leg, Replayed, Sealed
+from ledger.domain.book import Book
+from ledger.domain.commands import Command, Leg, Replayed, Sealed
 from ledger.domain.errors import ConfigurationError, Refused
 from ledger.domain.events import Committed
 from ledger.services.lanes import Lanes
