@@ -33,7 +33,7 @@ from ledger.resources.site import LedgerSite
 from ledger.services.audit import Audit
 from ledger.services.balance_watcher import BalanceWatcher
 from ledger.services.child import Child
-from ledger.services.chores import TABLE, own_workers
+from ledger.services.chores import own_table, own_workers
 from ledger.services.core import Core
 from ledger.services.credentials import Credentials
 from ledger.services.cron import Cron
@@ -62,7 +62,6 @@ from ledger.services.metering import (
 from ledger.services.outbound import Breakers
 from ledger.services.passwords import Passwords
 from ledger.services.payment_worker import PaymentWorker
-from ledger.services.periodic import Periodic
 from ledger.services.process_meter import ProcessMeter
 from ledger.services.reactor_lag import ReactorLag
 from ledger.services.sessions import Sessions
@@ -78,7 +77,6 @@ from ledger.store.reader import JournalReader
 log = Logger()
 
 NAME: Final = "ledger"
-_SECOND: Final = 1.0
 
 
 class _Access:
@@ -124,7 +122,8 @@ def build(config: Config, reactor: Any) -> Ladder:
     audit = Audit(database.pool, reactor, new_id)
     wallets = Wallets(config, database.pool, stopped, new_id, reactor)
     games = GameWallets(database.pool, writer.submit, new_id, config.max_amount)
-    workers = own_workers(database.pool, sessions.prune)
+    sweeper = HoldSweeper(database.pool, writer.submit, new_id)
+    workers = own_workers(database.pool, sessions.prune, sweeper.sweep)
     queues = {**QUEUES, **dict(config.queues)}
     jobs = Jobs(database.pool, workers, queues, reactor, random.random, answers=database.listener.is_current)
     breakers = Breakers(reactor, random.random)
@@ -177,10 +176,8 @@ def build(config: Config, reactor: Any) -> Ladder:
         reopen_sockets=sockets.reopen,
     )
 
-    sweeper = HoldSweeper(database.pool, writer.submit, new_id)
-    sweeping = Periodic("hold sweeper", _SECOND, sweeper.sweep, reactor, leans_on=("database", "writer"))
-    cron = Cron(database.pool, TABLE, desk.new, reactor)
-    children += [database, passwords, FeedService(feed), writer, audit, jobs, cron, sweeping]
+    cron = Cron(database.pool, own_table(database.pool), desk.new, reactor)
+    children += [database, passwords, FeedService(feed), writer, audit, jobs, cron]
     children += [BalanceWatcher(feed.hub), lag, http]
     if config.metrics_listen:  # below all else: what goes on at the start and the stop can be watched too
         watched = metrics_site(reactor, core, metrics, exchange.counts)

@@ -37,6 +37,8 @@ CREATE TABLE backdated_entries (
     PRIMARY KEY (account_id, effective_at, version)
 );
 
+CREATE INDEX backdated_entries_by_booking ON backdated_entries (account_id, posted_at) INCLUDE (effective_at, amount);
+
 -- Nothing counts from before the latest `until` any more.
 CREATE TABLE closed_periods (
     until timestamptz PRIMARY KEY,

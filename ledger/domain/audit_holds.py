@@ -1,5 +1,6 @@
 """The audit of holds: each is opened once and ends at most once, and what is held is the sum of those that are open."""
 
+from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 from ledger.domain.audit_rows import KeptHold, Problems, Tables, differing
@@ -29,9 +30,9 @@ class HoldsAudit:
 
     def __init__(self) -> None:
         self._open: dict[str, _Open] = {}
-        self._of_account: dict[str, dict[str, _Open]] = {}
+        self._many: dict[str, int] = {}
         self._held: dict[str, int] = {}
-        self._soonest: dict[str, str] = {}  # before this instant no hold of the account is over
+        self._ends: dict[str, list[tuple[str, str]]] = {}  # heaps of when holds are over; some have ended before that
 
     def held(self, account_id: str) -> int:
         """Return the sum of an account's open holds."""
@@ -55,10 +56,10 @@ class HoldsAudit:
             yield name, f"opens a hold of {amount} up to {expires_at}"
         hold = _Open(change.account, amount, expires_at, record.posted_at, record.seq)
         self._open[record.id] = hold
-        self._of_account.setdefault(hold.account, {})[record.id] = hold
+        self._many[hold.account] = self._many.get(hold.account, 0) + 1
         self._held[hold.account] = self.held(hold.account) + amount
         if expires_at is not None:
-            self._soonest[hold.account] = min(expires_at, self._soonest.get(hold.account, expires_at))
+            heappush(self._ends.setdefault(hold.account, []), (expires_at, record.id))
         row, kept = f"holds {record.id}", tables.holds.get(record.id)
         if kept is None:
             yield row, f"is missing: journal {record.seq} opens it"
@@ -80,7 +81,7 @@ class HoldsAudit:
             if hold is None:
                 yield name, f"ends hold {hold_id}, which is not open"
                 continue
-            self._forget(hold_id, hold)
+            self._forget(hold)
             if first.account != hold.account or len(record.items) != (2 if record.kind == "capture" else 1):
                 yield name, f"ends hold {hold_id} of account {hold.account}, and tells of account {first.account}"
             is_over = hold.expires_at is not None and hold.expires_at <= record.posted_at
@@ -102,26 +103,20 @@ class HoldsAudit:
                 continue
             yield from differing(row, kept, {"status": status, "captured": captured, "seq": record.seq}, record.seq)
 
-    def _forget(self, hold_id: str, hold: _Open) -> None:
+    def _forget(self, hold: _Open) -> None:
         self._held[hold.account] -= hold.amount
-        del self._of_account[hold.account][hold_id]
-        if not self._of_account[hold.account]:
-            del self._of_account[hold.account], self._held[hold.account]
-            self._soonest.pop(hold.account, None)
+        self._many[hold.account] -= 1
+        if not self._many[hold.account]:
+            del self._many[hold.account], self._held[hold.account]
+            self._ends.pop(hold.account, None)
 
     def _overdue(self, record: Record, account_id: str) -> Problems:
-        soonest = self._soonest.get(account_id)
-        if soonest is None or soonest > record.posted_at:
-            return
-        mine = self._of_account[account_id].items()
-        ends = {hold_id: hold.expires_at for hold_id, hold in mine if hold.expires_at is not None}
-        if not ends:
-            del self._soonest[account_id]
-            return
-        self._soonest[account_id], hold_id = min((end, hold_id) for hold_id, end in ends.items())
-        if self._soonest[account_id] <= record.posted_at:
-            name = f"journal {record.seq}"
-            yield name, f"counts hold {hold_id} of account {account_id}, which was over at {self._soonest[account_id]}"
+        ends = self._ends.get(account_id)
+        while ends and ends[0][1] not in self._open:
+            heappop(ends)
+        if ends and ends[0][0] <= record.posted_at:
+            end, hold_id = ends[0]
+            yield f"journal {record.seq}", f"counts hold {hold_id} of account {account_id}, which was over at {end}"
 
     def row(self, kept: KeptHold, is_recorded: bool, walked: int, head: int) -> Problems:
         """Check a row that was read at a head; what came after the walk is not known of it, what ended was checked."""

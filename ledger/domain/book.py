@@ -115,6 +115,12 @@ class Book:
             else:
                 rows[row_id] = before
 
+    def naming(self, known: Record) -> dict[str, Any]:
+        """Return the details that name a record under a key; one that may yet be taken back has no name."""
+        if self._before is not None and known.seq > self._before[0].seq:
+            return {}
+        return {"hold_id" if known.kind == "hold" else "transfer_id": known.id}
+
     def begin(self) -> None:
         """Begin a series of decisions that may be taken back together."""
         self._before = self.head, dict(self.touched)
@@ -139,8 +145,7 @@ class Book:
                 if known is not None:
                     if known.fingerprint == fingerprint:
                         return Replayed(known)
-                    named = "hold_id" if known.kind == "hold" else "transfer_id"
-                    return Refused("duplicate_transaction", **{named: known.id})
+                    return Refused("duplicate_transaction", **self.naming(known))
             sealed = self._seal(command, fingerprint, command.decide(self))
         except Exception as failure:
             self._restore(undone, noted)

@@ -60,6 +60,11 @@ class Command(msgspec.Struct, metaclass=_Kind, frozen=True, kw_only=True, gc=Fal
     def lane(self) -> str:
         """The account in whose queue this command stands."""
 
+    @property
+    def weight(self) -> int:
+        """How much work this is, one being that of a single leg."""
+        return 1
+
     @abstractmethod
     def needs(self) -> Iterable[tuple[str, Iterable[str]]]:
         """The facts to be read before deciding: names of facts, each with its keys."""

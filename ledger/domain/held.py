@@ -36,6 +36,13 @@ class Due(msgspec.Struct, array_like=True, frozen=True):
     expires_at: str
 
 
+class Counted(msgspec.Struct, array_like=True, frozen=True):
+    """How many open holds an account has, as far as that is counted."""
+
+    id: str
+    many: int
+
+
 class AccountWithHolds(Account):
     """An account with those of its open holds that may have to end with the batch at hand."""
 

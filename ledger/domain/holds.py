@@ -11,7 +11,7 @@ from ledger.domain.book import Book
 from ledger.domain.commands import ACCOUNTS, Command, Draft, Leg
 from ledger.domain.deletion import ACCOUNTS_OF_USERS
 from ledger.domain.errors import Refused
-from ledger.domain.held import AccountWithHolds, Due, Hold, HoldStatus, told
+from ledger.domain.held import AccountWithHolds, Counted, Due, Hold, HoldStatus, told
 from ledger.domain.journal import Record, canonical
 from ledger.domain.money import MAX_AMOUNT, asset_named, format_amount
 from ledger.domain.periods import instant_of
@@ -20,6 +20,8 @@ HOLDS: Final = "holds"  # a fact, by the ids of holds, and the write that brings
 EXPIRED_HOLDS: Final = "expired_holds"  # a write
 LONGEST: Final = 10 * 365 * 86_400  # seconds
 IN_ONE_RECORD: Final = 500  # holds that one record tells the end of
+MOST_OPEN: Final = 10_000  # of one account: the end of all of them may come with one batch
+OPEN_HOLDS: Final = "open_holds"  # a fact, by the ids of accounts: how many there are
 
 
 class _OfAccount(Command, frozen=True, kw_only=True, gc=False):
@@ -47,8 +49,8 @@ class OpenHold(_OfAccount, frozen=True, kw_only=True, gc=False):
     most: int = MAX_AMOUNT  # the limit of the day: no part of the content, and a replay is not held to it
 
     def needs(self) -> Iterable[tuple[str, Iterable[str]]]:
-        """The account; of holds, a place for this one."""
-        return ((ACCOUNTS, (self.account_id,)), (HOLDS, ()))
+        """The account, how many holds it has, and a place for this one."""
+        return ((ACCOUNTS, (self.account_id,)), (OPEN_HOLDS, (self.account_id,)), (HOLDS, ()))
 
     def content(self) -> Any:
         """The account, the asset, the amount and the time."""
@@ -62,6 +64,12 @@ class OpenHold(_OfAccount, frozen=True, kw_only=True, gc=False):
         account = book.account(self.account_id)
         account.require_active()
         change = book.change(account, held=account.held + self.amount)
+        counted: Counted | None = book.facts[OPEN_HOLDS].get(self.account_id)
+        many = 0 if counted is None else counted.many
+        if many >= MOST_OPEN:
+            message = f"An account has {MOST_OPEN:,} open holds at most"
+            raise Refused("amount_exceeds_limit", message, account_id=account.id, limit=MOST_OPEN)
+        book.note(OPEN_HOLDS, self.account_id, Counted(self.account_id, many + 1))
         expires_at, metadata = None, {"amount": self.amount}
         if self.expires_in is not None:
             expires_at = instant_of(datetime.fromisoformat(book.instant) + timedelta(seconds=self.expires_in))
@@ -173,6 +181,7 @@ class ExpireHolds(Command, frozen=True, kw_only=True, gc=False):
     kind: ClassVar[str] = "expiry"
 
     account_id: str
+    over: tuple[Due, ...] = ()  # chosen when the batch begins; whoever asks for it later comes too late
 
     @property
     def lane(self) -> str:
@@ -190,12 +199,10 @@ class ExpireHolds(Command, frozen=True, kw_only=True, gc=False):
     def decide(self, book: Book) -> Draft:
         """Release them, or refuse where there is none."""
         account = book.account(self.account_id)
-        over = _over(account, book.instant)[:IN_ONE_RECORD]
-        if not over or not isinstance(account, AccountWithHolds):
+        over = self.over
+        if not over:
             raise Refused("already_processed", "No hold of this account is due", account_id=account.id)
         change = book.change(account, held=account.held - sum(due.amount for due in over))
-        ended = {due.id for due in over}
-        account.due = tuple(due for due in account.due if due.id not in ended)
         seq = book.head.seq + 1
         writes = tuple((EXPIRED_HOLDS, {"id": due.id, "seq": seq}) for due in over)
         return Draft(changes=(change,), writes=writes, metadata={"holds": [due.id for due in over]})
@@ -213,8 +220,10 @@ def overdue(book: Book, new_id: Callable[[], str]) -> list[ExpireHolds]:
     commands: list[ExpireHolds] = []
     for account in book.accounts.values():
         if account.held:
-            many = len(_over(account, book.instant))
-            commands += (ExpireHolds(id=new_id(), account_id=account.id) for _ in range(0, many, IN_ONE_RECORD))
+            over = _over(account, book.instant)
+            for start in range(0, len(over), IN_ONE_RECORD):
+                some = tuple(over[start : start + IN_ONE_RECORD])
+                commands.append(ExpireHolds(id=new_id(), account_id=account.id, over=some))
     return commands
 
 

@@ -16,7 +16,8 @@ STATES: Final[tuple[State, ...]] = (
 )
 ENDED: Final[tuple[State, ...]] = ("completed", "cancelled", "dead")
 
-QUEUES: Final = MappingProxyType({"banking": 3, "payments": 2, "notifications": 3, "default": 1})  # workers of each
+# The workers of each. Holds have a queue of their own: what is to be heard of at once waits for no long job.
+QUEUES: Final = MappingProxyType({"banking": 3, "payments": 2, "notifications": 3, "holds": 1, "default": 1})
 
 HIGHEST, ORDINARY, LOWEST = 0, 5, 9  # priorities
 ATTEMPTS: Final = 4  # at most, unless a worker says otherwise: as many as the most patient category has

@@ -16,9 +16,12 @@ class Together:
         self._commands = commands
         book.begin()
 
-    def go_on(self, many: int) -> bool:
+    def go_on(self, weight: int) -> bool:
         """Decide some more; return whether any are left. The first refusal is the outcome of every one of them."""
-        for command in self._commands[len(self.outcomes) : len(self.outcomes) + many]:
+        for command in self._commands[len(self.outcomes) :]:
+            if weight <= 0:
+                return True
+            weight -= command.weight
             outcome = self._book.decide(command)
             self.outcomes.append(outcome)
             refusal = self._refusal(outcome)
@@ -26,8 +29,6 @@ class Together:
                 self._book.end(keep=False)
                 self.outcomes = [refusal] * len(self._commands)
                 return False
-        if len(self.outcomes) < len(self._commands):
-            return True
         self._book.end(keep=True)
         return False
 
@@ -40,6 +41,7 @@ class Together:
         if isinstance(outcome, Replayed) is not isinstance(self.outcomes[0], Replayed):
             known = outcome if isinstance(outcome, Replayed) else self.outcomes[0]
             assert isinstance(known, Replayed)
-            message = "Some of these transfers have been made already, and others have not"
-            return Refused("duplicate_transaction", message, transfer_id=known.record.id, index=index)
+            named = self._book.naming(known.record)
+            message = "Some of these have been made already, and others have not" if named else "The key stands twice"
+            return Refused("duplicate_transaction", message, **named, index=index)
         return None

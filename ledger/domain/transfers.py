@@ -133,6 +133,11 @@ class PostedAlongLegs(Command, frozen=True, kw_only=True, gc=False):
         """All accounts of the legs."""
         return ((ACCOUNTS, [account_id for leg in self.legs for account_id in (leg.source, leg.target)]),)
 
+    @property
+    def weight(self) -> int:
+        """As many as there are legs."""
+        return len(self.legs)
+
     def answer(self, record: Record) -> bytes:
         """What is told of the transfer."""
         entries = record.entries

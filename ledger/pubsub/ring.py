@@ -6,10 +6,13 @@ from ledger.domain.events import Committed
 
 
 class Ring:
-    """Keeps the last `size` of the records appended to it, which follow one another without a gap."""
+    """Keeps the last `size` records appended to it, fewer where they are large; none between them is missing."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, items: int = 60_000) -> None:
+        """`items`: entries and changes of all records that are kept."""
         self._size = size
+        self._most = items
+        self._items = 0
         self._slots: list[Committed | None] = [None] * size
         self._first = 1
         self._last = 0
@@ -20,9 +23,15 @@ class Ring:
         if seq != self._last + 1:
             self._slots = [None] * self._size
             self._first = seq
+            self._items = 0
+        self._items += _items_of(committed)
+        while self._first < seq and (seq - self._first >= self._size or self._items > self._most):
+            gone = self._slots[self._first % self._size]
+            self._slots[self._first % self._size] = None
+            self._first += 1
+            self._items -= 0 if gone is None else _items_of(gone)
         self._slots[seq % self._size] = committed
         self._last = seq
-        self._first = max(self._first, seq - self._size + 1)
 
     def after(self, seq: int, limit: int) -> list[Committed] | None:
         """Return up to `limit` records that follow `seq`, or None where the next one is not here."""
@@ -31,3 +40,7 @@ class Ring:
         start, count = (seq + 1) % self._size, min(limit, self._last - seq)
         found = self._slots[start : start + count]
         return cast("list[Committed]", found + self._slots[: count - len(found)])
+
+
+def _items_of(committed: Committed) -> int:
+    return len(committed.record.entries) + len(committed.record.changes)

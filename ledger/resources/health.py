@@ -14,6 +14,7 @@ from ledger.resources.answers import Instant
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import Answer, Call, Endpoint, Handler
 from ledger.services.child import ChildStatus
+from ledger.services.outbound import BreakerStatus
 from ledger.version import VERSION
 
 LIVE: Final = "/api/health/live"
@@ -61,7 +62,7 @@ class Service(msgspec.Struct, frozen=True):
 
 
 class Detailed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The long form; the service tree is for admins."""
+    """The long form; the service tree, and the breakers of external services, are for admins."""
 
     status: str
     timestamp: str
@@ -69,6 +70,7 @@ class Detailed(msgspec.Struct, frozen=True, omit_defaults=True):
     uptime: int
     checks: Checks
     services: Sequence[Service] | None = None
+    breakers: Sequence[BreakerStatus] | None = None
 
 
 class HealthEndpoints:
@@ -115,10 +117,10 @@ class HealthEndpoints:
         health = await self._backend.health()
         checks = Checks(_verdict(health.database), _verdict(memory_is_free()), _verdict(disk_is_free(self._disk)))
         status = "ok" if "error" not in msgspec.structs.astuple(checks) else "degraded"
-        services = None
+        services = breakers = None
         if reach(caller, Action.SEE_SERVICES) is not Reach.NONE:
-            services = [_service(child) for child in health.services]
-        return Answer(Detailed(status, self._now(), VERSION, self._uptime(), checks, services))
+            services, breakers = [_service(child) for child in health.services], health.breakers
+        return Answer(Detailed(status, self._now(), VERSION, self._uptime(), checks, services, breakers))
 
     async def ready(self, _caller: Caller | None, _call: Call[None, None]) -> Answer:
         """Tell whether the database answers and all children run."""

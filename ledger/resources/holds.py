@@ -8,7 +8,6 @@ import msgspec
 from msgspec import Meta
 
 from ledger.domain.accounts import Owner, world_id
-from ledger.domain.commands import Command, Replayed
 from ledger.domain.errors import Refused
 from ledger.domain.game_users import ASSET as GAMES_ASSET
 from ledger.domain.held import HoldStatus, HoldTold, told
@@ -18,6 +17,7 @@ from ledger.domain.policy import Action, Caller, require_account
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import Answer, Call, Endpoint
 from ledger.resources.paging import KeysetMetadata, KeysetPagination, KeysetQuery, limit_of
+from ledger.resources.posting import post
 from ledger.resources.reading import Id, Money, Text, amount_text, identifier
 from ledger.resources.wallet import OF_ONE, wallet_meant
 from ledger.store.holds import KeptHold
@@ -149,19 +149,18 @@ class HoldEndpoints:
         owner = await wallet_meant(self._backend, caller, Action.HOLD_MONEY, body.account_id)
         if owner.is_system or owner.asset == GAMES_ASSET:
             raise Refused("forbidden", "Nothing can be set aside in this account")
-        return await self._submit(
-            OpenHold(
-                id=self._backend.new_id(),
-                scope=caller.scope,
-                key=call.key,
-                description=body.description,
-                account_id=owner.account_id,
-                asset=owner.asset,
-                amount=parse_amount(text, asset_named(owner.asset).scale, MAX_AMOUNT),
-                expires_in=body.expires_in_seconds,
-                most=self._backend.config.max_amount,
-            )
+        command = OpenHold(
+            id=self._backend.new_id(),
+            scope=caller.scope,
+            key=call.key,
+            description=body.description,
+            account_id=owner.account_id,
+            asset=owner.asset,
+            amount=parse_amount(text, asset_named(owner.asset).scale, MAX_AMOUNT),
+            expires_in=body.expires_in_seconds,
+            most=self._backend.config.max_amount,
         )
+        return await post(self._backend, command, call)
 
     async def capture(self, caller: Caller, call: Call[CaptureWanted, None]) -> Answer:
         """Pay a part of it or all, once; the record of that is the transfer."""
@@ -169,34 +168,32 @@ class HoldEndpoints:
         text = None if bytes(body.amount) == _NULL else amount_text(body.amount)
         hold, owner = await self._found(caller, Action.HOLD_MONEY, call.params["id"])
         scale = asset_named(owner.asset).scale
-        return await self._submit(
-            CaptureHold(
-                id=self._backend.new_id(),
-                scope=caller.scope,
-                key=call.key,
-                description=hold.hold.description,
-                hold_id=hold.hold.id,
-                account_id=owner.account_id,
-                asset=owner.asset,
-                amount=hold.hold.amount if text is None else parse_amount(text, scale, MAX_AMOUNT),
-                target=await self._payee(caller, owner, body.to),
-            )
+        command = CaptureHold(
+            id=self._backend.new_id(),
+            scope=caller.scope,
+            key=call.key,
+            description=hold.hold.description,
+            hold_id=hold.hold.id,
+            account_id=owner.account_id,
+            asset=owner.asset,
+            amount=hold.hold.amount if text is None else parse_amount(text, scale, MAX_AMOUNT),
+            target=await self._payee(caller, owner, body.to),
         )
+        return await post(self._backend, command, call)
 
     async def void(self, caller: Caller, call: Call[None, None]) -> Answer:
         """Make all of it available again."""
         hold, owner = await self._found(caller, Action.HOLD_MONEY, call.params["id"])
-        return await self._submit(
-            VoidHold(
-                id=self._backend.new_id(),
-                scope=caller.scope,
-                key=call.key,
-                description=hold.hold.description,
-                hold_id=hold.hold.id,
-                account_id=owner.account_id,
-                asset=owner.asset,
-            )
+        command = VoidHold(
+            id=self._backend.new_id(),
+            scope=caller.scope,
+            key=call.key,
+            description=hold.hold.description,
+            hold_id=hold.hold.id,
+            account_id=owner.account_id,
+            asset=owner.asset,
         )
+        return await post(self._backend, command, call)
 
     async def read(self, caller: Caller, call: Call[None, None]) -> Answer:
         """Read a hold as it is now: from `expires_at` on it is expired."""
@@ -235,10 +232,6 @@ class HoldEndpoints:
     async def _owner(self, account_id: str) -> Owner | None:
         found = self._backend.owner(account_id)
         return found if found is None or isinstance(found, Owner) else await found
-
-    async def _submit(self, command: Command) -> Answer:
-        outcome = await self._backend.submit(command)
-        return Answer(msgspec.Raw(command.answer(outcome.record)), replayed=isinstance(outcome, Replayed))
 
 
 def _place(cursor: str | None) -> str | None:

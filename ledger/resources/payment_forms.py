@@ -26,6 +26,8 @@ from ledger.store.payments import PaymentFilter
 
 T = TypeVar("T", bound=str)
 
+_ONE_DAY: Final = timedelta(days=1)
+_LAST_DAY: Final = datetime.max.replace(tzinfo=UTC) - _ONE_DAY
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 
 
@@ -190,7 +192,7 @@ def _moment(text: str, field: str, *, is_end: bool) -> datetime:
     try:
         if _DAY.fullmatch(text):
             day = datetime.fromisoformat(text).replace(tzinfo=UTC)
-            return day + timedelta(days=1) if is_end else day
+            return day if not is_end else datetime.max.replace(tzinfo=UTC) if day > _LAST_DAY else day + _ONE_DAY
         moment = msgspec.convert(text, datetime)
         if moment.tzinfo is None:
             raise ValueError
@@ -200,9 +202,9 @@ def _moment(text: str, field: str, *, is_end: bool) -> datetime:
 
 
 def _one_of(text: str, known: tuple[T, ...], reason: str, field: str) -> T:
-    wanted = text.strip().upper()
+    wanted = text.strip()
     for one in known:
-        if one == wanted:
+        if wanted.isascii() and one == wanted.upper():  # some other letters have upper cases that are ASCII
             return one
     raise Refused(reason, field=field, known=list(known))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ledger.domain.commands import Leg, Replayed
+from ledger.domain.commands import Leg
 from ledger.domain.errors import Refused
 from ledger.domain.money import MAX_AMOUNT, asset_named, format_amount, parse_amount
 from ledger.domain.policy import Action, Caller, require_account, require_role
@@ -12,6 +12,7 @@ from ledger.domain.reversals import Reverse, legs_back
 from ledger.domain.transfers import TransferTold
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import Answer, Call, Endpoint
+from ledger.resources.posting import post
 from ledger.resources.reading import Money, Text, amount_text, identifier
 from ledger.resources.transfer_forms import is_given, may_read
 from ledger.resources.transfers import require_seen, see
@@ -92,8 +93,7 @@ class ReversalEndpoints:
             original=record,
             amount=None if text is None else _amount(text, legs, assets),
         )
-        outcome = await backend.submit(command)
-        return Answer(msgspec.Raw(command.answer(outcome.record)), replayed=isinstance(outcome, Replayed))
+        return await post(backend, command, call)
 
 
 def _amount(text: str, legs: tuple[Leg, ...], assets: tuple[str, ...]) -> int:

@@ -22,6 +22,7 @@ from ledger.resources.journal import JournalEndpoints
 from ledger.resources.metrics import Metrics, MetricsEndpoints
 from ledger.resources.money import CashEndpoints
 from ledger.resources.openapi import DocumentEndpoints
+from ledger.resources.payment_ends import PaymentEndEndpoints
 from ledger.resources.payments import PaymentEndpoints
 from ledger.resources.periods import PeriodEndpoints
 from ledger.resources.profile import ProfileEndpoints
@@ -60,6 +61,7 @@ def all_endpoints(
         *UserAdminEndpoints(backend.users).endpoints(),
         *AuditEndpoints(backend.audit).endpoints(),
         *PaymentEndpoints(backend).endpoints(),
+        *PaymentEndEndpoints(backend).endpoints(),
         *JobEndpoints(backend.jobs).endpoints(),
         *HealthEndpoints(backend, seconds, disk).endpoints(),
         *MetricsEndpoints(metrics or Metrics(Clock())).endpoints(),

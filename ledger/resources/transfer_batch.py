@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -19,12 +19,18 @@ from ledger.resources.backend import Backend
 from ledger.resources.endpoint import MIB, Answer, Call, Endpoint
 from ledger.resources.reading import Reader
 from ledger.resources.transfer_forms import REFUSES, TransferRequest, accounts_of, command_of
+from ledger.services.settling import is_in_doubt
 
 MOST: Final = 8_000
 MOST_TOGETHER: Final = 1_000
+MOST_LEGS_TOGETHER: Final = 10_000
 _SLICE: Final = 256
+_SLICE_BYTES: Final = 65_536  # a slice of transfers of many legs ends earlier: each slice is one turn of the reactor
+_SLICE_LEGS: Final = 512
 _AHEAD: Final = 4  # slices of one request that are under way
 
+
+T = TypeVar("T")
 
 _KEY: Final = Meta(min_length=1, max_length=255, pattern=r"^[ -~]+\Z", extra={"reason": "invalid_idempotency_key"})
 
@@ -90,30 +96,34 @@ class TransferBatchEndpoints:
         if not 1 <= len(items) <= most:
             message = f"A batch holds 1 to {most:,} transfers"
             raise Refused("invalid_request", message, field="transfers", limit=most)
+        call.notes["transfers"] = len(items)
         told = await (self._post_whole if is_whole else self._post_each)(caller, items)
         return Answer(msgspec.Raw(b"[%b]" % b",".join(told)))
 
     async def _post_whole(self, caller: Caller, items: Sequence[msgspec.Raw]) -> list[bytes]:
         commands: list[Transfer] = []
-        for part in _slices(items):
+        for part in _slices(items, _bytes_of, _SLICE_BYTES):
             for read in await self._read(caller, part):
                 if isinstance(read, Refused):
                     raise Refused(read.reason, read.message, **{**read.details, "index": len(commands)})
                 commands.append(read)
             await self._backend.pause()
+        if sum(command.weight for command in commands) > MOST_LEGS_TOGETHER:
+            message = f"An atomic batch has {MOST_LEGS_TOGETHER:,} legs at most"
+            raise Refused("invalid_request", message, field="transfers", limit=MOST_LEGS_TOGETHER)
         outcomes = await self._backend.submit_bundle(commands, is_whole=True)
         if isinstance(outcomes[0], Exception):
             raise outcomes[0]
         told: list[bytes] = []
-        for start in range(0, len(commands), _SLICE):
-            told += map(_told, commands[start : start + _SLICE], outcomes[start : start + _SLICE])
+        for some in _slices(commands, _legs_of, _SLICE_LEGS):
+            told += map(_told, some, outcomes[len(told) :])
             await self._backend.pause()
         return told
 
     async def _post_each(self, caller: Caller, items: Sequence[msgspec.Raw]) -> list[bytes]:
         told: list[bytes] = []
         under_way: deque[_Slice] = deque()
-        for part in _slices(items):
+        for part in _slices(items, _bytes_of, _SLICE_BYTES):
             if len(under_way) == _AHEAD:
                 told += await under_way.popleft().told()
             under_way.append(_Slice(self._backend, await self._read(caller, part)))
@@ -159,11 +169,28 @@ class _Slice:
         return [_refused(one) if isinstance(one, Refused) else _told(one, next(outcomes)) for one in self._read]
 
 
-def _slices(items: Sequence[msgspec.Raw]) -> Iterator[Sequence[msgspec.Raw]]:
-    return (items[start : start + _SLICE] for start in range(0, len(items), _SLICE))
+def _slices(items: Sequence[T], weight_of: Callable[[T], int], most: int) -> Iterator[Sequence[T]]:
+    """Return the items in slices, each of one item at least, and of no more than weigh so much together."""
+    start, weight = 0, 0
+    for index, item in enumerate(items):
+        weight += weight_of(item)
+        if index > start and (weight > most or index - start == _SLICE):
+            yield items[start:index]
+            start, weight = index, weight_of(item)
+    yield items[start:]
+
+
+def _bytes_of(item: msgspec.Raw) -> int:
+    return len(memoryview(item))
+
+
+def _legs_of(command: Transfer) -> int:
+    return len(command.legs)
 
 
 def _request(item: msgspec.Raw) -> BatchedTransfer | Refused:
+    if _bytes_of(item) > MIB:
+        return Refused("payload_too_large", limit=MIB)  # as it would be alone; reading it would take too long
     try:
         return _ITEM.body(bytes(item))
     except Refused as refused:
@@ -171,6 +198,8 @@ def _request(item: msgspec.Raw) -> BatchedTransfer | Refused:
 
 
 def _told(command: Transfer, outcome: Outcome) -> bytes:
+    if isinstance(outcome, Refused) and is_in_doubt(outcome):
+        raise outcome  # to be sent again, all of it: what was posted is replayed then
     if isinstance(outcome, Exception):
         return _refused(outcome if isinstance(outcome, Refused) else Refused("internal_server_error"))
     status = b"replayed" if isinstance(outcome, Replayed) else b"posted"

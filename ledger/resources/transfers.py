@@ -9,7 +9,6 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from ledger.domain.commands import Replayed
 from ledger.domain.errors import Refused
 from ledger.domain.journal import Record
 from ledger.domain.money import asset_named
@@ -20,6 +19,7 @@ from ledger.domain.transfers import TransferTold, told
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import Answer, Call, Endpoint
 from ledger.resources.paging import KeysetMetadata, KeysetPagination, KeysetQuery, limit_of
+from ledger.resources.posting import post
 from ledger.resources.reading import Id, Moment, identifier
 from ledger.resources.transfer_forms import REFUSES, TransferRequest, accounts_of, command_of, may_read
 from ledger.resources.wallet import OF_ONE, wallet_meant
@@ -97,8 +97,7 @@ class TransferEndpoints:
             require_role(caller, Action.BACKDATE)
         owners = await backend.owners(set(accounts_of(request)))
         command = command_of(request, owners, caller, backend.new_id(), caller.scope, call.key, backend.config)
-        outcome = await backend.submit(command)
-        return Answer(msgspec.Raw(command.answer(outcome.record)), replayed=isinstance(outcome, Replayed))
+        return await post(backend, command, call)
 
     async def read(self, caller: Caller, call: Call[None, None]) -> Answer:
         """Tell what the caller may see of a transfer."""

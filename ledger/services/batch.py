@@ -7,7 +7,7 @@ from ledger.domain.commands import Command
 from ledger.services.bundles import Member
 from ledger.services.replies import Waiting
 
-_FIRST: Final = 64
+_FIRST: Final = 64  # of a batch, by weight
 _LARGEST: Final = 256
 
 
@@ -29,16 +29,12 @@ class Batch:
 
     def slices(self) -> Iterator[Slice]:
         """Part the batch: while a slice is decided, the store is at work on the one before, so the first is small."""
-        start, many = 0, len(self.commands)
-        size = _FIRST if many > _LARGEST else _LARGEST
+        start, size = 0, _FIRST if len(self.commands) > _LARGEST else _LARGEST
         for first, last in self._wholes():
-            for begin in range(start, first, _LARGEST):
-                yield Slice(self.commands[begin : min(begin + _LARGEST, first)])
+            yield from _light(self.commands[start:first], size)
             yield Slice(self.commands[first:last], True)
             start, size = last, _LARGEST
-        while start < many:
-            yield Slice(self.commands[start : start + size])
-            start, size = start + size, min(2 * size, _LARGEST)
+        yield from _light(self.commands[start:], size)
 
     def halves(self) -> "tuple[Batch, Batch] | None":
         """Part the batch in two, if there is a place where it can be parted."""
@@ -62,3 +58,15 @@ class Batch:
                 start += len(one.bundle.members)
             else:
                 start += 1
+
+
+def _light(commands: Sequence[Command], size: int) -> Iterator[Slice]:
+    """Part commands into slices that weigh about so much, and then twice and four times as much."""
+    start, weight = 0, 0
+    for index, command in enumerate(commands):
+        weight += command.weight
+        if weight >= size:
+            yield Slice(commands[start : index + 1])
+            start, weight, size = index + 1, 0, min(2 * size, _LARGEST)
+    if start < len(commands):
+        yield Slice(commands[start:])

@@ -25,6 +25,11 @@ class Member(Waiting):
         self.finished = False
         self.tries = 0
 
+    @property
+    def tells_of_trouble(self) -> bool:  # type: ignore[override]
+        """One of a whole speaks for all."""
+        return not (self.bundle.is_whole and self.index)
+
     def tell(self, outcome: Outcome) -> None:
         """Leave the outcome with the bundle."""
         self.bundle.tell(self.index, outcome)
@@ -33,11 +38,12 @@ class Member(Waiting):
 class Bundle:
     """Commands in their order; `answer` fires with their outcomes. Those of a whole stand or fall together."""
 
-    __slots__ = ("_outcomes", "answer", "is_whole", "members")
+    __slots__ = ("_outcomes", "answer", "is_whole", "members", "weight")
 
     def __init__(self, commands: Sequence[Command], is_whole: bool) -> None:
         self.members: list[Waiting] = [Member(command, self, index) for index, command in enumerate(commands)]
         self.is_whole = is_whole
+        self.weight = sum(command.weight for command in commands)
         self.answer: Deferred[list[Outcome]] = Deferred()
         self._outcomes: dict[int, Outcome] = {}
 
@@ -72,10 +78,12 @@ class Bundles:
         self._waiting.append(bundle)
 
     def take(self, limit: int) -> list[Waiting]:
-        """Take the members of as many bundles as fit below the limit, one bundle at least."""
+        """Take the members of as many bundles as are no heavier than the limit, one bundle at least."""
         taken: list[Waiting] = []
-        while self._waiting and (not taken or len(taken) + len(self._waiting[0].members) <= limit):
-            taken += self._waiting.popleft().members
+        while self._waiting and (not taken or self._waiting[0].weight <= limit):
+            bundle = self._waiting.popleft()
+            limit -= bundle.weight
+            taken += bundle.members
         return taken
 
     def drain(self) -> Iterator[Waiting]:

@@ -23,6 +23,7 @@ from ledger.services.histories import Histories
 from ledger.services.holds import Holds
 from ledger.services.ids import new_id
 from ledger.services.job_desk import JobDesk
+from ledger.services.outbound import BreakerStatus
 from ledger.services.payments import Payments
 from ledger.services.remembered import Remembered
 from ledger.services.sessions import Sessions
@@ -38,10 +39,11 @@ _AT_ONCE: Final = 1_000  # accounts that are looked up in one turn of the reacto
 
 
 class Health(msgspec.Struct, frozen=True):
-    """How the server does: whether its database answers, and every child of the service tree."""
+    """How the server does: whether its database answers, the service tree, and the breakers of external services."""
 
     database: bool
     services: Sequence[ChildStatus]
+    breakers: Sequence[BreakerStatus] = ()
 
 
 class Core:
@@ -133,8 +135,8 @@ class Core:
         return new_id()
 
     async def health(self) -> Health:
-        """Tell how the database and the children do."""
-        return Health(await self._database.answers(), self._children())
+        """Tell how the database, the children and the ways outside do."""
+        return Health(await self._database.answers(), self._children(), self.jobs.breakers())
 
     async def _find_owner(self, account_id: str) -> Owner | None:
         owner = await find_owner(self._database.pool, account_id)

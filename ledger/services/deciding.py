@@ -12,7 +12,9 @@ from ledger.domain.together import Together
 from ledger.services.batch import Batch, Slice
 from ledger.services.ids import new_id
 
-_IN_ONE_GO: Final = 128  # of what belongs together
+_IN_ONE_GO: Final = 128  # by weight, of what belongs together
+_PIECE: Final = 512  # entries that are handed to the store at once
+_RECORDS_OF_HOLDS: Final = 2  # that are decided in one go
 
 
 class BatchStore(Protocol):
@@ -40,17 +42,45 @@ class Decided(NamedTuple):
 async def decide_batch(store: BatchStore, batch: Batch, reactor: Any) -> Decided:
     """Decide a batch in a transaction of the store, which is left open. Holds whose time is up end before all else."""
     book = await store.read_facts(batch.commands)
-    rest = _kept(decide(book, overdue(book, new_id)))
+    keeping = _Keeping(store, book)
+    over = overdue(book, new_id)
+    for start in range(0, len(over), _RECORDS_OF_HOLDS):
+        await keeping.keep(decide(book, over[start : start + _RECORDS_OF_HOLDS]))
     outcomes: list[Outcome] = []
-    sealed = list(rest)
     for part in batch.slices():
-        if rest:
-            await store.append_part(book, rest)
         decided = await _together(book, part, reactor) if part.is_whole else decide(book, part.commands)
-        rest = _kept(decided)
+        await keeping.keep(decided)
         outcomes += decided
-        sealed += rest
-    return Decided(book, outcomes, sealed, rest)
+    return Decided(book, outcomes, keeping.sealed, keeping.rest)
+
+
+class _Keeping:
+    """Hands the store what is to be kept: all but the last piece, with which the transaction is committed."""
+
+    def __init__(self, store: BatchStore, book: Book) -> None:
+        self.sealed: list[Sealed] = []
+        self.rest: list[Sealed] = []
+        self._store = store
+        self._book = book
+
+    async def keep(self, outcomes: Iterable[Outcome]) -> None:
+        """Take what came of some commands; what has come before is on its way then."""
+        piece: list[Sealed] = []
+        weight = 0
+        for outcome in outcomes:
+            if isinstance(outcome, Sealed):
+                if weight >= _PIECE:
+                    await self._next(piece)
+                    piece, weight = [], 0
+                piece.append(outcome)
+                weight += len(outcome.record.entries)
+        await self._next(piece)
+
+    async def _next(self, piece: list[Sealed]) -> None:
+        if piece and self.rest:
+            await self._store.append_part(self._book, self.rest)
+        self.sealed += piece
+        self.rest = piece or self.rest
 
 
 async def _together(book: Book, part: Slice, reactor: Any) -> list[Outcome]:
@@ -58,7 +88,3 @@ async def _together(book: Book, part: Slice, reactor: Any) -> list[Outcome]:
     while together.go_on(_IN_ONE_GO):
         await deferLater(reactor, 0)
     return together.outcomes
-
-
-def _kept(outcomes: Iterable[Outcome]) -> list[Sealed]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Sealed)]

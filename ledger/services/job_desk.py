@@ -125,7 +125,11 @@ class JobDesk:
         told: dict[str, dict[str, int]] = {}
         for name in names:
             told[name] = {state: counted.get(name, {}).get(state, 0) for state in STATES}
-        return JobStats(told, self._breakers.statuses())
+        return JobStats(told, self.breakers())
+
+    def breakers(self) -> list[BreakerStatus]:
+        """Tell how the breakers of external services stand."""
+        return self._breakers.statuses()
 
     async def _changed(self, job_id: str, job: Job | None) -> Job:
         if job is None:

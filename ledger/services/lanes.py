@@ -1,7 +1,7 @@
 """Queues by key: first in, first out within a lane, fair among lanes, bounded in both, and no lane kept idle."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -14,10 +14,13 @@ class LaneFull(Exception):
 class Lanes(Generic[T]):
     """Items wait in the lane of their key until they are taken; lanes are visited in turn."""
 
-    def __init__(self, per_lane: int = 2_000, in_all: int = 10_000, visit: int = 16) -> None:
+    def __init__(
+        self, per_lane: int = 2_000, in_all: int = 10_000, visit: int = 16, weigh: Callable[[T], int] = lambda _: 1
+    ) -> None:
         self._per_lane = per_lane
         self._in_all = in_all
         self._visit = visit
+        self._weigh = weigh
         self._lanes: dict[str, deque[T]] = {}
         self._turns: deque[str] = deque()
         self._count = 0
@@ -47,13 +50,18 @@ class Lanes(Generic[T]):
         self._count += 1
 
     def take(self, limit: int) -> list[T]:
-        """Take up to `limit` items, a few from each lane in turn until nothing is left; a lane may give all it has."""
+        """Take items that weigh about `limit`, a few from each lane in turn; a lane may give all it has."""
         taken: list[T] = []
-        while self._turns and len(taken) < limit:
+        weight, weigh = 0, self._weigh
+        while self._turns and weight < limit:
             key = self._turns.popleft()
             lane = self._lanes[key]
-            many = min(self._visit, limit - len(taken), len(lane))
-            taken.extend(lane.popleft() for _ in range(many))
+            for _ in range(min(self._visit, len(lane))):
+                item = lane.popleft()
+                taken.append(item)
+                weight += weigh(item)
+                if weight >= limit:
+                    break
             if lane:
                 self._turns.append(key)
             else:
@@ -63,4 +71,5 @@ class Lanes(Generic[T]):
 
     def drain(self) -> Iterator[T]:
         """Take everything."""
-        yield from self.take(self._count)
+        while self._count:
+            yield from self.take(self._count)

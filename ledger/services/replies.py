@@ -21,6 +21,8 @@ class Waiting:
 
     __slots__ = ("answer", "command", "finished", "tries")
 
+    tells_of_trouble = True  # whether the log hears of what broke
+
     def __init__(self, command: Command) -> None:
         self.command = command
         self.answer: Deferred[Sealed | Replayed] = Deferred()
@@ -83,6 +85,6 @@ class Replies:
 
 
 def _answer(waiting: Waiting, outcome: Outcome) -> None:
-    if isinstance(outcome, Exception) and not isinstance(outcome, Refused):
+    if isinstance(outcome, Exception) and not isinstance(outcome, Refused) and waiting.tells_of_trouble:
         log.failure("A {kind} broke", Failure(outcome), kind=waiting.command.kind)  # type: ignore[no-untyped-call]
     waiting.tell(outcome)

@@ -49,7 +49,7 @@ class Writer(Child):
         self._store = store
         self._reactor = reactor
         self._committed = committed
-        self._lanes: Lanes[Waiting] = Lanes() if lanes is None else lanes
+        self._lanes: Lanes[Waiting] = Lanes(weigh=_weight) if lanes is None else lanes
         self._batch = batch
         self._bundles = Bundles()
         self._next: deque[Batch] = deque()  # what is to be decided before anything in the lanes
@@ -266,3 +266,7 @@ class Writer(Child):
         again, self._next = self._next, deque()
         queued = chain(*(batch.waiting for batch in again), self._lanes.drain(), self._bundles.drain())
         self._replies.give((waiting, unavailable()) for waiting in queued)
+
+
+def _weight(waiting: Waiting) -> int:
+    return waiting.command.weight

@@ -9,8 +9,8 @@ from ledger.domain.commands import ACCOUNTS, Command
 from ledger.domain.deletion import ACCOUNTS_OF_USERS, USERS, Member
 from ledger.domain.game_users import GAME_USERS, GAMES, GameUser
 from ledger.domain.games import GAME_TRANSACTIONS, GAME_UNDONE, Booked, Undone
-from ledger.domain.held import AccountWithHolds, Hold
-from ledger.domain.holds import HOLDS
+from ledger.domain.held import AccountWithHolds, Counted, Hold
+from ledger.domain.holds import HOLDS, MOST_OPEN, OPEN_HOLDS
 from ledger.domain.payment_commands import ALIKE, PAYMENTS, SPENT, Kept, Spent
 from ledger.domain.payments import Twin
 from ledger.domain.periods import PERIODS, Closed
@@ -79,6 +79,15 @@ SOURCES: Final[dict[str, FactSource]] = {
                              AND g.account_id = split_part(keys.id, ':', 2)::uuid
         """,
         msgspec.json.Decoder(list[Undone]).decode,
+    ),
+    OPEN_HOLDS: FactSource(
+        f"""
+        SELECT json_agg(json_build_array(keys.id, (SELECT count(*) FROM (
+            SELECT FROM holds AS h WHERE h.account_id = keys.id AND h.status = 'open' LIMIT {MOST_OPEN}) AS counted))
+        )::text
+        FROM unnest(%(keys)s::uuid[]) AS keys (id)
+        """,
+        msgspec.json.Decoder(list[Counted]).decode,
     ),
     HOLDS: FactSource(
         """

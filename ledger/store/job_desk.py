@@ -202,28 +202,6 @@ async def bury_unknown(pool: Pool, workers: Sequence[str], days: float, most: in
     return len(rows)
 
 
-async def queue_for_slot(pool: Pool, name: str, every: float, offset: float, job: NewJob) -> tuple[bool, float]:
-    """Queue a periodic job for this slot unless somebody has; also returns in how many seconds the next begins."""
-
-    async def work(session: Session) -> tuple[bool, float]:
-        ((slot, left),) = await session.run(
-            """SELECT to_timestamp(began), (began + %s - now)::float8
-               FROM (SELECT extract(epoch FROM clock_timestamp())::float8 AS now) AS clock,
-                    LATERAL (SELECT floor((now - %s) / %s) * %s + %s AS began) AS slot""",
-            (every, offset, every, every, offset),
-        )
-        won = await session.run(
-            """INSERT INTO job_slots AS kept (name, slot) VALUES (%s, %s)
-               ON CONFLICT (name) DO UPDATE SET slot = excluded.slot WHERE kept.slot < excluded.slot RETURNING 1""",
-            (name, slot),
-        )
-        if won:
-            await add(session, [job])
-        return bool(won), left
-
-    return await pool.transact(work)
-
-
 async def _committed(pool: Pool, statement: str, *parameters: Any) -> list[Row]:
     """Run a statement in a transaction, so that a client hears it when its outcome is not known."""
     return await pool.transact(lambda session: session.run(statement, parameters))

@@ -46,7 +46,9 @@ class RecentAccounts:
                 self._older.pop(name, None)
             else:
                 self._fresh[name] = account
-        if len(self._fresh) > self._most:
+        if len(self._fresh) > 2 * self._most:  # one batch alone brought so many
+            self.forget()
+        elif len(self._fresh) > self._most:
             self._fresh, self._older = {}, self._fresh
         self.left_by = head
 

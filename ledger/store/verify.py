@@ -1,6 +1,6 @@
 """`verify` in PostgreSQL: hands the whole journal to the audit, in slices that hold no snapshot for long."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +13,8 @@ from ledger.store.verify_rows import instant, readable, tables_of
 from ledger.store.verify_shelves import ACCOUNTS, SHELVES, Shelf
 
 _RECORDS: Final = 250
+_BYTES: Final = 131_072  # of the bodies of records that are looked up together
+_IN_ONE_GO: Final = 50  # records that are checked between two rests
 _LONGEST_REST: Final = 1.0
 _ACCOUNTS: Final = 500  # rows of any table
 
@@ -66,15 +68,34 @@ async def _journal(pool: Pool, audit: Audit, head: int, rest: Rest = _no_rest) -
         )
         if not rows:
             return Finding(f"journal {last + 1}", f"is missing, the journal goes on to {head}", last + 1)
-        kept = [KeptRecord(*row)._replace(hash=bytes(row[9])) for row in rows]
-        tables = await tables_of(pool, kept, [record for row in kept if (record := readable(row.body)) is not None])
-        uses = await _uses_of_keys(pool, kept)
-        for row in kept:
-            finding = audit.record(row, tables, uses.get((row.scope, row.key), 0))
+        for kept in _light([KeptRecord(*row)._replace(hash=bytes(row[9])) for row in rows]):
+            finding = await _records(pool, audit, kept, rest)
             if finding is not None:
                 return finding
-        await rest()
     return None
+
+
+async def _records(pool: Pool, audit: Audit, kept: Sequence[KeptRecord], rest: Rest) -> Finding | None:
+    tables = await tables_of(pool, kept, [record for row in kept if (record := readable(row.body)) is not None])
+    uses = await _uses_of_keys(pool, kept)
+    for number, row in enumerate(kept, 1):
+        finding = audit.record(row, tables, uses.get((row.scope, row.key), 0))
+        if finding is not None:
+            return finding
+        if number % _IN_ONE_GO == 0 or number == len(kept):
+            await rest()
+    return None
+
+
+def _light(rows: Sequence[KeptRecord]) -> Iterator[Sequence[KeptRecord]]:
+    """Part rows where their bodies would be too much to look at in one turn of the reactor."""
+    start = size = 0
+    for index, row in enumerate(rows):
+        size += len(row.body)
+        if size > _BYTES and index > start:
+            yield rows[start:index]
+            start, size = index, len(row.body)
+    yield rows[start:]
 
 
 async def _uses_of_keys(pool: Pool, rows: Iterable[KeptRecord]) -> dict[tuple[str | None, str | None], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import count
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,11 +19,13 @@ from ledger.domain.commands import Command, Outcome, Replayed, Sealed
 from ledger.domain.deletion import ACCOUNTS_OF_USERS, USERS, DeleteUser, Member
 from ledger.domain.errors import Refused
 from ledger.domain.events import Committed, updates_of
-from ledger.domain.held import AccountWithHolds, Due, Hold
+from ledger.domain.held import AccountWithHolds, Counted, Due, Hold
 from ledger.domain.holds import (
     EXPIRED_HOLDS,
     HOLDS,
     IN_ONE_RECORD,
+    MOST_OPEN,
+    OPEN_HOLDS,
     CaptureHold,
     ExpireHolds,
     OpenHold,
@@ -63,7 +66,7 @@ class Store:
     def book(self, instant: str, users: Sequence[str] = ()) -> Book:
         """What a batch sees: accounts come with those of their holds that are about to end."""
         accounts: dict[str, Account] = {name: self._row(account, instant) for name, account in self.accounts.items()}
-        facts: dict[str, dict[str, Any]] = {HOLDS: dict(self.holds)}
+        facts: dict[str, dict[str, Any]] = {HOLDS: dict(self.holds), OPEN_HOLDS: {}}
         if users:
             facts |= {USERS: {user: Member(user, "ACTIVE") for user in users}, ACCOUNTS_OF_USERS: accounts}
             accounts = {WORLD: accounts[WORLD]}
@@ -424,3 +427,30 @@ def test_whatever_is_done_what_counts_is_what_is_open(program: list[list[Any]], 
             assert not (one.status == "open" and is_over)
             assert (one.captured > 0) is (one.status == "captured")
     assert sum(account.balance for account in store.accounts.values()) == 0
+
+
+def test_open_holds_have_an_end() -> None:
+    store = Store()
+    first, last, beyond = hold(1), hold(1), hold(1)
+    book = store.book(OPENED)
+    book.facts[OPEN_HOLDS]["a"] = Counted("a", MOST_OPEN - 2)
+    outcomes = decide(book, (first, last, beyond, hold(1, account="b")))
+    assert [type(outcome) for outcome in outcomes[:2]] == [Sealed, Sealed]
+    refused = outcomes[2]
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.details["limit"]) == ("amount_exceeds_limit", 10_000)
+    assert book.accounts["a"].held == 2
+
+
+def test_thousands_that_end_together_end_in_records_of_five_hundred_the_first_first() -> None:
+    many = 1_203
+    order = list(range(many))
+    Random(7).shuffle(order)
+    due = tuple(Due(f"hold {number:05}", 1, f"2026-01-02T03:05:{number % 60:02}.000000Z") for number in order)
+    account = AccountWithHolds("a", None, "USD/2", "CHECKING", "ACTIVE", many, many, 0, 1, due)
+    book = Book(START, "2026-01-02T03:06:00.000000Z", {"a": account})
+    ended = [one for one in decide(book, overdue(book, new_id)) if isinstance(one, Sealed)]
+    assert [len(one.writes) for one in ended] == [500, 500, 203]
+    assert account.held == 0
+    ids = [row["id"] for one in ended for _, row in one.writes]
+    assert ids == [one.id for one in sorted(due, key=lambda one: (one.expires_at, one.id))]

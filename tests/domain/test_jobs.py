@@ -36,7 +36,7 @@ def job(**changes: Any) -> Claimed:
 
 
 def test_the_queues_of_the_document() -> None:
-    assert dict(QUEUES) == {"banking": 3, "payments": 2, "notifications": 3, "default": 1}
+    assert dict(QUEUES) == {"banking": 3, "payments": 2, "notifications": 3, "holds": 1, "default": 1}
     assert set(ENDED) < set(STATES)
 
 

@@ -18,7 +18,7 @@ from ledger.domain.book import Book
 from ledger.domain.commands import Command, Outcome, Sealed
 from ledger.domain.deletion import ACCOUNTS_OF_USERS, DELETED_USERS, USERS, Member
 from ledger.domain.held import AccountWithHolds, Due, Hold
-from ledger.domain.holds import EXPIRED_HOLDS, HOLDS
+from ledger.domain.holds import EXPIRED_HOLDS, HOLDS, OPEN_HOLDS
 from ledger.domain.periods import BACKDATED, LATEST, PERIODS, Closed
 from ledger.domain.reversals import REVERSED, Reversed
 from ledger.services.batch import Batch
@@ -70,6 +70,8 @@ class CoreMemory(MemoryJournal):
                 found[name] = {account.id: self._with_holds(account) for account in theirs}
             elif name == HOLDS:
                 found[name] = {key: self.holds[key] for key in keys if key in self.holds}
+            elif name == OPEN_HOLDS:
+                found[name] = {}
             elif name == REVERSED:
                 found[name] = {key: Reversed(key, self.reversed[key]) for key in keys if key in self.reversed}
             else:
@@ -81,8 +83,6 @@ class CoreMemory(MemoryJournal):
         """Keep the rows, too."""
         before = len(self.sealed)
         await super().append(book, batch)
-        for account_id in book.touched.keys() - book.accounts.keys():
-            del self.accounts[account_id]  # opened by a whole that was taken back: a table has no such row to update
         for sealed in self.sealed[before:]:
             for name, row in sealed.writes:
                 if name == HOLDS:

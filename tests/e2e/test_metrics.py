@@ -152,7 +152,7 @@ async def test_a_database_that_falls_silent_keeps_no_scrape_waiting(machine: Mac
     with frozen(data_dir):
         found = await scrape(server.port)
     assert FAMILIES - set(found.families) == {"ledger_jobs"}
-    assert set(await told_jobs(server.port)) == {"banking", "payments", "notifications", "default"}
+    assert set(await told_jobs(server.port)) == {"banking", "payments", "notifications", "holds", "default"}
     await server.stop()
 
 

@@ -101,7 +101,7 @@ async def test_health(machine: Machine, clients: Clients) -> None:
     services = await api.services(await api.admin(books))
     below, above = (
         ["postgres", "database", "passwords", "feed", "writer"],
-        ["audit", "jobs", "cron", "hold sweeper", "balance watcher", "reactor lag"],
+        ["audit", "jobs", "cron", "balance watcher", "reactor lag"],
     )
     assert list(services) == [*below, *above, "http"]
     assert {service["state"] for service in services.values()} == {"running"}

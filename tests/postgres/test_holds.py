@@ -583,7 +583,7 @@ async def test_the_writer_reads_what_is_over_by_index_and_holds_only_of_accounts
         monkeypatch.setattr(session, "render", spy)
         for account_id, loops in ((other, 0), (mine, 1)):
             seen.clear()
-            book = await house.store.read_facts([debit(account_id, 1), hold(account_id, 1)])
+            book = await house.store.read_facts([debit(account_id, 1)])
             await house.store.roll_back()
             due: Any = book.accounts[account_id]
             assert bool(due.due) is (loops > 0)

@@ -1,26 +1,22 @@
-"""Jobs as admins see to them: listed, retried, cancelled, counted, pruned; and periodic ones, queued once a slot."""
+"""Jobs as admins see to them: listed, retried, cancelled, counted, pruned."""
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 
 from ledger.domain.errors import Refused
 from ledger.domain.jobs import STATES
 from ledger.services.chores import JobPruning
-from ledger.services.cron import Cron, Recurring
 from ledger.services.ids import new_id
-from ledger.services.job_desk import JobDesk
-from ledger.services.outbound import Breakers
 from ledger.store import job_desk as store
 from ledger.store.job_desk import JobFilter
 from ledger.store.pool import Pool
 from tests.postgres.cluster import DatabaseServer
-from tests.postgres.house import on_reactor, pause, reactor, refusal_of, until
-from tests.postgres.labour import QUEUES, Hand, Site, failing, site_of
+from tests.postgres.house import on_reactor, pause, refusal_of, until
+from tests.postgres.labour import QUEUES, Hand, Site, site_of
 
 PAYMENTS = Hand("pay", "payments")
 
@@ -167,71 +163,3 @@ async def test_what_cannot_be_queued(database_url: str, database_server: Databas
             site.desk.new("nobody", {})
         with pytest.raises(ValueError, match="together"):
             site.desk.new("work", {}, unique_key="k")
-
-
-def crons(site: Site, many: int, *table: Recurring) -> list[Cron]:
-    """So many processes' worth of cron."""
-    return [Cron(site.pool, table, site.desk.new, reactor) for _ in range(many)]
-
-
-@on_reactor
-async def test_a_periodic_job_is_queued_once_a_slot(database_url: str, database_server: DatabaseServer) -> None:
-    async with site_of(database_url, database_server, Hand(), Hand("nightly")) as site:
-        table = (Recurring("often", 1.0, "work", {"n": 7}), Recurring("at 03:00", 86_400.0, "nightly", at=10_800.0))
-        children = crons(site, 3, *table)
-        for child in children:
-            await child.start()
-        await until(lambda: site.sql("SELECT count(*) FROM jobs WHERE worker = 'work'")[0][0] >= 4)
-        for child in children:
-            await child.stop()
-        rows = site.sql(
-            "SELECT extract(epoch FROM inserted_at)::float8, args FROM jobs WHERE worker = 'work' ORDER BY 1"
-        )
-        slots = [int(at) for at, _ in rows]
-        assert slots == list(range(slots[0], slots[0] + len(slots)))
-        assert all(at % 1 < 0.5 for at, _ in rows[1:])
-        assert rows[0][1] == {"n": 7}
-        assert site.sql("SELECT count(*) FROM jobs WHERE worker = 'nightly'") == [(1,)]
-        ((at, past),) = site.sql(
-            "SELECT (slot AT TIME ZONE 'UTC')::time, now() - slot FROM job_slots WHERE name LIKE 'at%%'"
-        )
-        assert (at.hour, at.minute) == (3, 0)
-        assert 0 <= past.total_seconds() < 86_400
-
-
-@on_reactor
-async def test_a_slot_that_nobody_was_there_for_is_made_up_for_once(
-    database_url: str, database_server: DatabaseServer
-) -> None:
-    async with site_of(database_url, database_server, Hand()) as site:
-        site.sql("INSERT INTO job_slots VALUES ('hourly', date_trunc('hour', now()) - interval '5 hours')")
-        told = await gatherResults(
-            [
-                Deferred.fromCoroutine(
-                    store.queue_for_slot(site.pool, "hourly", 3600.0, 0.0, site.desk.new("work", {}))
-                )
-                for _ in range(5)
-            ]
-        )
-        assert sorted(won for won, _ in told) == [False] * 4 + [True]
-        assert all(0 < left <= 3600 for _, left in told)
-        assert site.states() == {"available": 1}
-
-
-@on_reactor
-async def test_cron_goes_on_when_the_database_is_back(database_url: str, database_server: DatabaseServer) -> None:
-    async with site_of(database_url, database_server, Hand()) as site:
-        pool = Pool(reactor, database_url, 1)
-        desk = JobDesk(pool, site.workers, [], Breakers(reactor, random.random), new_id, reactor)
-        child = Cron(pool, [Recurring("often", 60.0, "work")], desk.new, reactor)
-        await child.start()
-        await pause(0.2)
-        pool.open()
-        await until(lambda: site.states() == {"available": 1})
-        await child.stop()
-        pool.close()
-
-
-def test_names_of_periodic_jobs_are_unique() -> None:
-    with pytest.raises(ValueError, match="one name"):
-        Cron(None, [Recurring("a", 1, "x"), Recurring("a", 2, "y")], failing(ValueError()), None)  # type: ignore[arg-type]

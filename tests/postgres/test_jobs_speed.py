@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +20,12 @@ from tests.postgres.cluster import DatabaseServer
 from tests.postgres.house import on_reactor, reactor, until
 from tests.postgres.labour import Hand, site_of
 
+ROOT = Path(__file__).parents[2]
 MANY = 10_000
+HEARING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND query IN ('SELECT 1', 'NOTIFY ledger_probe')"
+)
 LEAST_PER_SECOND = 700  # of 2,000 and more on a machine that does nothing else
 
 
@@ -36,22 +44,30 @@ async def test_many_quick_jobs_are_done_quickly(database_url: str, database_serv
 
 @on_reactor
 async def test_many_jobs_over_three_processes_are_run_once_each(
-    database_url: str, database_server: DatabaseServer
+    database_url: str, database_server: DatabaseServer, tmp_path: Path
 ) -> None:
-    hands = [Hand(queue="payments") for _ in range(3)]
-    async with site_of(database_url, database_server, hands[0]) as site, AsyncExitStack() as stack:
-        half = MANY // 2
-        await site.put(half)
-        for hand in hands:
-            await stack.enter_async_context(site.process(hand))
-        await site.desk.enqueue_all([site.desk.new("work", {"n": n}) for n in range(half, MANY)])
-        await until(lambda: sum(len(hand.runs) for hand in hands) >= MANY, 90)
-        await until(lambda: site.states() == {"completed": MANY})
-        runs = Counter(n for hand in hands for n in hand.runs)
-        assert len(runs) == MANY
-        assert set(runs.values()) == {1}
-        assert site.sql("SELECT min(attempt), max(attempt), max(fence - attempt) FROM jobs")[0][:2] == (1, 1)
-        assert all(hand.runs for hand in hands)
+    """Three processes of the operating system, while jobs are still being queued; each says what it has run."""
+    command = [sys.executable, "-m", "tests.postgres.labourer", database_url, "30", "quick"]
+    outputs = [tmp_path / f"process-{number}" for number in range(3)]
+    async with site_of(database_url, database_server, Hand()) as site, AsyncExitStack() as stack:
+        await site.put(MANY // 2)
+        processes = []
+        for path in outputs:
+            output = stack.enter_context(path.open("wb"))
+            process = subprocess.Popen(command, cwd=ROOT, stdout=output)
+            stack.callback(process.kill)
+            processes.append(process)
+        await until(lambda: site.sql(HEARING) == [(3,)], 60)
+        await site.desk.enqueue_all([site.desk.new("work", {"n": n}) for n in range(MANY // 2, MANY)])
+        await until(lambda: site.states() == {"completed": MANY}, 90)
+        for process in processes:
+            process.terminate()
+        await until(lambda: all(process.poll() is not None for process in processes), 30)
+        shares = [[int(line) for line in path.read_text().split()] for path in outputs]
+        runs = Counter(n for share in shares for n in share)
+        assert runs == Counter(range(MANY))
+        assert site.sql("SELECT min(attempt), max(attempt) FROM jobs") == [(1, 1)]
+        assert all(shares)
 
 
 def fill(site: Any, many: int = 100_000) -> None:

@@ -69,6 +69,16 @@ def test_the_ring_keeps_the_last(first: int) -> None:
                 assert found is None
 
 
+def test_the_ring_keeps_fewer_where_they_are_large() -> None:
+    ring = Ring(4, items=4)  # a record of these has two entries
+    for seq in range(1, 20):
+        ring.append(record(seq, "bob"))
+    assert ring.after(16, 10) is None
+    found = ring.after(17, 10)
+    assert found is not None
+    assert [committed.seq for committed in found] == [18, 19]
+
+
 def test_a_gap_empties_the_ring() -> None:
     ring = Ring(4)
     for seq in (1, 2, 3, 7, 8):

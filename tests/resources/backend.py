@@ -21,6 +21,7 @@ from ledger.domain.together import Together
 from ledger.domain.users import User
 from ledger.services.child import ChildStatus
 from ledger.services.core import Health
+from ledger.services.outbound import BreakerStatus
 from ledger.services.users import Registered
 
 INSTANT = "2026-01-02T03:04:05.678901Z"
@@ -89,6 +90,7 @@ class MemoryBackend:
     trouble: Exception | None = None  # what every submit fails with
     database: bool = True
     services: list[ChildStatus] = field(default_factory=list)
+    breakers: Sequence[BreakerStatus] = ()
 
     def __post_init__(self) -> None:
         self.ids = 0
@@ -207,4 +209,4 @@ class MemoryBackend:
 
     async def health(self) -> Health:
         """Tell what the test wants to be told."""
-        return Health(self.database, self.services)
+        return Health(self.database, self.services, self.breakers)

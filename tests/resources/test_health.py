@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from twisted.internet.defer import Deferred
 
-from ledger.domain.errors import unavailable
+from ledger.domain.errors import Refused, unavailable
 from ledger.resources.health import disk_is_free, memory_is_free
 from ledger.services.child import ChildStatus, State
+from ledger.services.outbound import Breakers
 from ledger.version import VERSION
 from tests.resources.harness import Server
 
 NOW = "2026-05-28T20:26:42.250Z"
+
+
+async def out_of_order() -> None:
+    """What a service outside does that is out of order."""
+    raise Refused("service_unavailable")
 
 
 @pytest.fixture
@@ -47,17 +54,25 @@ def test_the_long_form(server: Server) -> None:
     }
 
 
-def test_the_service_tree_is_for_admins(server: Server) -> None:
+def test_the_service_tree_and_the_breakers_are_for_admins(server: Server) -> None:
+    breakers = Breakers(server.clock, lambda: 0.0)
+    bank = breakers.to("bank")
+    for _ in range(5):
+        Deferred.fromCoroutine(bank.call(out_of_order)).addErrback(lambda failure: None)
+    server.clock.advance(10)
+    server.backend.breakers = breakers.statuses()
     reply = server.ask("GET", "/api/health/detailed", token=server.backend.admin_token)
     assert reply.json["services"] == [
         {"name": "database", "state": "running", "restarts": 2, "last_failure": "OSError: gone"},
         {"name": "writer", "state": "running", "restarts": 0, "last_failure": None},
     ]
+    assert reply.json["breakers"] == [{"name": "bank", "state": "open", "failures": 5, "wait": 20.0}]
+    assert reply.json["status"] == "ok"  # what is outside is no reason to take this server out of service
     for token in (None, "own", server.backend.log_in("user"), server.backend.log_in("support")):
         for peer in ("192.0.2.7", "127.0.0.1"):
             reply = server.ask("GET", "/api/health/detailed", token=token, peer=peer)
             assert reply.status == 200
-            assert "services" not in reply.json
+            assert not {"services", "breakers"} & set(reply.json)
     assert server.ask("GET", "/api/health/detailed", token="nonsense").refusal == (401, "invalid_token")
 
 

@@ -12,7 +12,7 @@ from ledger.domain.accounts import world_id
 from ledger.domain.errors import CATALOGUE, Refused, unavailable
 from ledger.domain.game_users import ASSET as GAMES_ASSET
 from ledger.domain.held import Hold, HoldStatus
-from ledger.domain.holds import HOLDS, LONGEST, CaptureHold
+from ledger.domain.holds import HOLDS, LONGEST, OPEN_HOLDS, CaptureHold
 from ledger.domain.policy import Role
 from ledger.resources.holds import HoldEndpoints
 from ledger.store.holds import HoldPage, KeptHold
@@ -31,7 +31,7 @@ class MemoryHolds:
         self._backend = backend
         self.asked: list[tuple[str, HoldStatus | None, str | None, int]] = []
         self.following: str | None = None
-        backend.book.facts = {HOLDS: {}}
+        backend.book.facts = {HOLDS: {}, OPEN_HOLDS: {}}
 
     async def find(self, hold_id: str) -> KeptHold:
         """Return a hold as it is at the book's instant."""

@@ -395,7 +395,7 @@ def test_lists_are_the_callers_own_by_pages(house: House) -> None:
         *((f"date_from={text}", "invalid_datetime_format", "date_from") for text in ("x", "2026-13-01", "1", "")),
         *(
             (f"date_to={text}", "invalid_datetime_format", "date_to")
-            for text in ("9999-12-31", "2026-02-30", "2026-01-01T00:00:00", "0001-01-01T00:00:00%2B14:00")
+            for text in ("9999-12-32", "2026-02-30", "2026-01-01T00:00:00", "0001-01-01T00:00:00%2B14:00")
         ),
     ],
 )

@@ -212,6 +212,39 @@ def test_thousands_are_posted_in_slices_and_told_in_order() -> None:
     assert desk.balance() == 100 * sum(1 for number in range(8_000) if number % 7)
 
 
+def test_a_transfer_is_no_longer_than_it_may_be_alone() -> None:
+    desk = Desk()
+    items = [desk.item(), desk.item(metadata={"x": "y" * (1 << 20)}), desk.item(padding="y" * (1 << 19))]
+    reply = desk.post(items)
+    assert words(reply) == ["posted", "payload_too_large", "posted"]
+    assert reply.data[1]["error"]["details"] == {"limit": 1 << 20}
+    again = desk.post([desk.item(), items[1]], atomic=True)
+    assert again.refusal == (413, "payload_too_large")
+    assert again.error["details"]["index"] == 1
+    assert desk.balance() == 200
+
+
+@pytest.mark.parametrize(("atomic", "stretches"), [(False, 1), (True, 2)])  # read, and if atomic, told
+def test_the_more_legs_there_are_the_fewer_transfers_make_a_turn(atomic: bool, stretches: int) -> None:
+    desk = Desk()
+    pauses: list[None] = []
+
+    class Paused(MemoryBackend):
+        async def pause(self) -> None:
+            pauses.append(None)
+
+    desk.server.backend.__class__ = Paused
+    legs = [{"from": WORLD, "to": desk.one, "amount": "1.00"}] * 100
+    reply = desk.post([{"idempotency_key": f"long {number}", "legs": legs} for number in range(60)], atomic=atomic)
+    assert words(reply) == ["posted"] * 60
+    assert [one["transfer"]["seq"] for one in reply.data] == list(range(1, 61))
+    assert desk.balance() == 60 * 100 * 100
+    assert len(pauses) == 12 * stretches
+    pauses.clear()
+    assert words(desk.post([desk.item() for _ in range(512)], atomic=atomic)) == ["posted"] * 512
+    assert len(pauses) == 2 * stretches
+
+
 def test_an_outage_is_told_of_each_transfer_or_of_the_whole() -> None:
     desk = Desk()
     desk.server.backend.trouble = unavailable()
@@ -219,6 +252,30 @@ def test_an_outage_is_told_of_each_transfer_or_of_the_whole() -> None:
     assert words(reply) == ["service_unavailable", "missing_fields"]
     assert reply.data[0]["error"]["details"]["outcome"] == "not_done"
     assert desk.post([desk.item()], atomic=True).refusal == (503, "service_unavailable")
+
+
+def test_what_is_in_doubt_is_to_be_sent_again() -> None:
+    desk = Desk()
+    decided = MemoryBackend.submit_bundle
+
+    class Doubtful(MemoryBackend):
+        def submit_bundle(self, commands: Any, *, is_whole: bool = False) -> Any:
+            return decided(self, commands, is_whole=is_whole).addCallback(
+                lambda told: [told[0], unavailable("unknown")]
+            )
+
+    desk.server.backend.__class__ = Doubtful
+    reply = desk.post([desk.item(), desk.item()])
+    assert reply.refusal == (503, "service_unavailable")
+    assert reply.error["details"]["outcome"] == "unknown"
+
+
+def test_an_atomic_batch_has_ten_thousand_legs_at_most() -> None:
+    desk = Desk()
+    legs = [{"from": WORLD, "to": desk.one, "amount": "0.01"}] * 100
+    items = [desk.item() | {"legs": legs, "from": None, "to": None, "amount": None} for _ in range(101)]
+    assert desk.post(items, atomic=True).refusal == (400, "invalid_request")
+    assert words(desk.post(items[:100], atomic=True)) == ["posted"] * 100
 
 
 def test_what_breaks_is_told_without_its_inside() -> None:

@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from ledger.domain.commands import Command, Replayed, Sealed
+from ledger.domain.accounts import world_id
+from ledger.domain.commands import Command, Leg, Replayed, Sealed
 from ledger.domain.errors import Refused
 from ledger.services.batch import Batch
 from ledger.services.bundles import Bundle, Bundles
 from ledger.services.lanes import LaneFull
 from ledger.services.replies import Waiting
 from ledger.store.postgres import ConnectionLost
+from tests.cleanliness import LoggedErrors
+from tests.domain.kinds import Broken, Transfer
 from tests.services.test_replies import turn
 from tests.services.test_writer import BUSY, KEPT, Desk
 
@@ -162,3 +165,57 @@ def test_a_batch_is_parted_beside_what_belongs_together() -> None:
         (10, True),
         (3, False),
     ]
+
+
+class Heavy(Transfer, frozen=True, kw_only=True):
+    """A transfer that weighs as much as it has legs."""
+
+    @property
+    def weight(self) -> int:
+        """The legs."""
+        return len(self.legs)
+
+
+def heavy(desk: Desk, legs: int) -> Command:
+    """A transfer of so many legs, from the world."""
+    one = desk.cast.accounts[0].id
+    leg = Leg(world_id("USD/2"), one, 1)
+    return Heavy(id=desk.credit().id, legs=(leg,) * legs)
+
+
+def test_slices_and_batches_are_measured_by_legs() -> None:
+    desk = Desk()
+    singles: list[Waiting] = [Waiting(heavy(desk, 100)) for _ in range(7)]
+    assert [len(part.commands) for part in Batch(singles).slices()] == [3, 3, 1]
+    desk.send(*(heavy(desk, 100) for _ in range(25)))
+    desk.turn(1)
+    assert desk.store.read == [10, 10, 5]
+
+
+def test_bundles_are_taken_by_legs() -> None:
+    desk, bundles = Desk(), Bundles()
+    for _ in range(4):
+        bundles.put(Bundle([heavy(desk, 100) for _ in range(2)], is_whole=False))
+    assert [len(bundles.take(500)) for _ in range(2)] == [4, 4]
+
+
+def test_a_heavy_whole_is_kept_piece_by_piece() -> None:
+    desk = Desk()
+    heard = told(desk, [heavy(desk, 100) for _ in range(50)], is_whole=True)
+    desk.turn(1)
+    assert [words(outcomes) for outcomes in heard] == [["posted"] * 50]
+    assert len(desk.store.parts) > 10
+    assert max(desk.store.parts) <= 3
+    assert len(desk.store.sealed) == 50
+
+
+def test_what_breaks_in_a_whole_is_logged_once(logged_errors: LoggedErrors) -> None:
+    desk = Desk()
+    one, two = desk.cast.accounts[0].id, desk.cast.accounts[1].id
+    desk.send(desk.credit())
+    desk.turn()
+    broken: list[Command] = [Broken(id=desk.credit().id, account_id=one, target=two) for _ in range(5)]
+    heard = told(desk, broken, is_whole=True)
+    desk.turn()
+    assert [type(outcome) for outcome in heard[0]] == [ZeroDivisionError] * 5
+    assert len(logged_errors(ZeroDivisionError)) == 1

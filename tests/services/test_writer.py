@@ -42,6 +42,7 @@ class Unreliable(MemoryJournal):
         self.commits: list[int] = []
         self.ahead: list[list[str]] = []
         self.read: list[int] = []
+        self.parts: list[int] = []
         self.opened = 0
 
     def fails(self, operation: str, *how: Exception | Deferred[None] | None) -> None:
@@ -79,6 +80,10 @@ class Unreliable(MemoryJournal):
         await self._step("read_facts")
         self.read.append(len(commands))
         return await super().read_facts(commands)
+
+    async def append_part(self, book: Book, batch: Sequence[Sealed]) -> None:
+        self.parts.append(len(batch))
+        await super().append_part(book, batch)
 
     async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
         if self.poison & {sealed.record.id for sealed in batch}:
