@@ -1,7 +1,8 @@
 -- Payments: made by users, and brought to an end by records of the journal, once.
 
 -- `seq` is the record that ended it, `transfer_id` that record's id where it moved money; `updated_at` is then the
--- record's instant.
+-- record's instant. `paid_in_day` is what the account has paid in that UTC day up to and with this payment: the next one goes by
+-- the last one, however many there are.
 CREATE TABLE payments (
     id             uuid PRIMARY KEY,
     user_id        uuid NOT NULL,
@@ -17,14 +18,17 @@ CREATE TABLE payments (
     inserted_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     seq            bigint,
+    paid_in_day    numeric(38,0),
+    CONSTRAINT payments_paid_when_posted CHECK (
+        (status = 'COMPLETED' AND direction = 'DEBIT') = (paid_in_day IS NOT NULL)),
     CONSTRAINT payments_posted_when_completed CHECK (
         (status = 'COMPLETED') = (posted_at IS NOT NULL) AND (posted_at IS NULL) = (transfer_id IS NULL)),
     CONSTRAINT payments_failed_for_a_reason CHECK ((status = 'FAILED') = (failure_reason IS NOT NULL)),
     CONSTRAINT payments_ended_by_a_record CHECK ((status = 'PENDING') = (seq IS NULL))
 );
 
--- What an account has paid in a day.
-CREATE INDEX payments_of_day ON payments (account_id, posted_at) INCLUDE (amount)
+-- What an account has paid last.
+CREATE INDEX payments_of_day ON payments (account_id, seq) INCLUDE (posted_at, paid_in_day)
     WHERE status = 'COMPLETED' AND direction = 'DEBIT';
 -- When the same was paid last.
 CREATE INDEX payments_alike ON payments (user_id, amount, direction, description, posted_at)

@@ -73,6 +73,12 @@ def row_problems(kept: KeptPayment, owner_id: str | None, record: Record | None)
         named = []
     if named != [kept.id]:
         yield row, f"is {kept.status} by no record"
+    if kept.status == "COMPLETED" and kept.direction == "DEBIT":
+        paid = (kept.paid_before or 0) + kept.amount
+        if kept.paid_in_day != paid:
+            yield row, f"counts {kept.paid_in_day} as paid in its day, it was {paid}"
+    elif kept.paid_in_day is not None:
+        yield row, "counts what was paid in a day, and pays nothing"
 
 
 def _said(record: Record) -> dict[str, Any]:

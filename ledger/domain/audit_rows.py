@@ -134,6 +134,8 @@ class KeptPayment(NamedTuple):
     inserted_at: str
     updated_at: str
     seq: int | None
+    paid_in_day: int | None
+    paid_before: int | None  # in that day, as the account's payment before this one says
 
 
 class Tables(msgspec.Struct, frozen=True):

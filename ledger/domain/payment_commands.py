@@ -99,7 +99,9 @@ class _End(Command, frozen=True, kw_only=True, gc=False):
             **more,
         }
 
-    def end(self, book: Book, failure_reason: str | None = None) -> tuple[tuple[str, Any], ...]:
+    def end(
+        self, book: Book, failure_reason: str | None = None, paid_in_day: int | None = None
+    ) -> tuple[tuple[str, Any], ...]:
         """Bring the payment forward to its end, and return the row that keeps that."""
         status = STATUS_BY_KIND[self.kind]
         is_completed = status == "COMPLETED"
@@ -113,6 +115,7 @@ class _End(Command, frozen=True, kw_only=True, gc=False):
             "transfer_id": transfer_id,
             "updated_at": book.instant,
             "seq": book.head.seq + 1,
+            "paid_in_day": paid_in_day,
         }
         return ((PAYMENTS, row),)
 
@@ -154,9 +157,10 @@ class ProcessPayment(_End, frozen=True, kw_only=True, gc=False):
         source, target = (here, outside) if is_debit else (outside, here)
         entries = book.post((Leg(source, target, payment.amount),))
         book.note(ALIKE, alike, Twin(alike, payment.id, book.instant))
-        if is_debit:
-            book.note(SPENT, spent.id, Spent(spent.id, {**spent.days, day: today + payment.amount}))
-        return Draft(entries, writes=self.end(book), metadata=self.saying())
+        paid_in_day = today + payment.amount if is_debit else None
+        if paid_in_day is not None:
+            book.note(SPENT, spent.id, Spent(spent.id, {day: paid_in_day}))
+        return Draft(entries, writes=self.end(book, paid_in_day=paid_in_day), metadata=self.saying())
 
 
 class CancelPayment(_End, frozen=True, kw_only=True, gc=False):

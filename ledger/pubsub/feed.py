@@ -176,6 +176,10 @@ class Feed:
             Deferred.fromCoroutine(self._read())
 
     def _out_of_patience(self) -> None:
+        # A turn later: after a long one, the writer's own hand-over is due as well, and may only come next.
+        self._later("no grace", 0, self._impatient)
+
+    def _impatient(self) -> None:
         self._patient = False
         self._turn()
 

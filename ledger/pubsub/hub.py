@@ -70,6 +70,9 @@ class Hub:
         if not (everyone or accounts or users):
             return
         # Who gets it is settled before anybody is called: whoever subscribes meanwhile begins with the next record.
+        if not accounts and not users:
+            self._tell_everyone(committed, list(everyone[""]))
+            return
         hits: dict[str, tuple[list[Subscription], list[Event]]] = {}
         lazy: Lazy | None = None
         for index, account_id, user_id in published(committed):
@@ -90,12 +93,22 @@ class Hub:
         for topic in hits if len(hits) == 1 else sorted(hits):
             subscriptions, events = hits[topic]
             for event in events:
-                for subscription in subscriptions:
-                    if subscription._place is not None:
-                        try:
-                            subscription.deliver(event)
-                        except Exception:
-                            _complain(subscription, event)
+                _deliver(event, subscriptions)
+
+    def _tell_everyone(self, committed: Committed, subscriptions: list[Subscription]) -> None:
+        """Do the same where nobody follows anything else, which is how a server spends most of its time."""
+        lazy, seq = Lazy(committed), committed.record.seq
+        for part, (index, account_id, _) in enumerate(published(committed)):
+            _deliver(Event(ALL_TOPIC, seq, part, account_id, lazy, index), subscriptions)
+
+
+def _deliver(event: Event, subscriptions: list[Subscription]) -> None:
+    for subscription in subscriptions:
+        if subscription._place is not None:
+            try:
+                subscription.deliver(event)
+            except Exception:
+                _complain(subscription, event)
 
 
 def _complain(subscription: Subscription, event: Event) -> None:

@@ -94,6 +94,11 @@ class Backend(Protocol):
         """Have commands decided in their order, a whole of them all or nothing; fires with their outcomes."""
         ...
 
+    @property
+    def owners_at_hand(self) -> Mapping[str, Owner]:
+        """Those accounts that are in memory, until the next turn."""
+        ...
+
     async def pause(self) -> None:
         """Let others have their turn."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -27,7 +27,7 @@ MOST_LEGS_TOGETHER: Final = 10_000
 _SLICE: Final = 256
 _SLICE_BYTES: Final = 65_536  # a slice of transfers of many legs ends earlier: each slice is one turn of the reactor
 _SLICE_LEGS: Final = 512
-_AHEAD: Final = 4  # slices of one request that are under way
+_AHEAD: Final = 8  # slices of one request that are under way
 
 
 T = TypeVar("T")
@@ -135,8 +135,10 @@ class TransferBatchEndpoints:
     async def _read(self, caller: Caller, items: Sequence[msgspec.Raw]) -> list[Transfer | Refused]:
         """Read some transfers into commands, with refusals in the places of those that cannot be."""
         requests = [_request(item) for item in items]
-        wanted = {account for one in requests if not isinstance(one, Refused) for account in accounts_of(one)}
-        owners = await self._backend.owners(wanted)
+        owners = self._backend.owners_at_hand
+        read_now = [one for one in requests if not isinstance(one, Refused)]
+        if not all(_is_plain(one, owners) for one in read_now):
+            owners = await self._backend.owners({account for one in read_now for account in accounts_of(one)})
         read: list[Transfer | Refused] = []
         for one in requests:
             if isinstance(one, Refused):
@@ -178,6 +180,11 @@ def _slices(items: Sequence[T], weight_of: Callable[[T], int], most: int) -> Ite
             yield items[start:index]
             start, weight = index, weight_of(item)
     yield items[start:]
+
+
+def _is_plain(request: BatchedTransfer, owners: Container[str]) -> bool:
+    """Whether a transfer is between two known accounts, and asks nothing of others."""
+    return request.legs is None and request.expect is None and request.source in owners and request.target in owners
 
 
 def _bytes_of(item: msgspec.Raw) -> int:

@@ -10,7 +10,7 @@ from ledger.domain.commands import Command, Outcome
 from ledger.services.lanes import LaneFull
 from ledger.services.replies import Waiting
 
-_MOST: Final = 64
+_MOST: Final = 256
 
 
 class Member(Waiting):

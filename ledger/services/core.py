@@ -119,6 +119,11 @@ class Core:
         """Have commands decided in their order, a whole of them all or nothing; fires with their outcomes."""
         return self._writer.submit_bundle(commands, is_whole=is_whole)
 
+    @property
+    def owners_at_hand(self) -> Mapping[str, Owner]:
+        """Those accounts that are in memory, until the next turn."""
+        return self._owners
+
     async def pause(self) -> None:
         """Let others have their turn."""
         await deferLater(self._reactor, 0)

@@ -1,8 +1,6 @@
 """The writer: takes a batch from the lanes, reads its facts, decides, commits, and answers everyone."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -15,9 +13,10 @@ from ledger.domain.commands import Command, Outcome, Replayed, Sealed
 from ledger.domain.errors import ConfigurationError, Refused, unavailable
 from ledger.domain.events import Committed
 from ledger.services.batch import Batch
-from ledger.services.bundles import Bundle, Bundles
+from ledger.services.bundles import Bundle
 from ledger.services.child import Child
 from ledger.services.deciding import BatchStore, decide_batch
+from ledger.services.intake import BATCH, Intake
 from ledger.services.lanes import LaneFull, Lanes
 from ledger.services.replies import Replies, Waiting
 from ledger.services.writer_meter import WriterMeter
@@ -25,8 +24,6 @@ from ledger.store.postgres import ConnectionLost, StatementFailed
 
 log = Logger()
 
-BATCH: Final = 1_000
-_BUNDLED: Final = 512  # of these: what waits beside bundles shall not wait long
 _SETTLE_WITHIN: Final = 30.0
 _FIRST_RETRY, _LAST_RETRY = 0.1, 3.0
 
@@ -49,21 +46,18 @@ class Writer(Child):
         self._store = store
         self._reactor = reactor
         self._committed = committed
-        self._lanes: Lanes[Waiting] = Lanes(weigh=_weight) if lanes is None else lanes
-        self._batch = batch
-        self._bundles = Bundles()
-        self._next: deque[Batch] = deque()  # what is to be decided before anything in the lanes
+        self._intake = Intake(lanes, batch)
         self._accepting = False
         self._away = False
         self._work: Deferred[None] | None = None
         self._loop: Deferred[None] | None = None
         self._replies = Replies(reactor)
-        self.meter = WriterMeter(self._lanes, self._bundles, self._replies, lambda: self._away)
+        self.meter = WriterMeter(self._intake.lanes, self._intake.bundles, self._replies, lambda: self._away)
 
     @property
     def depth(self) -> int:
         """How many commands wait."""
-        return len(self._lanes)
+        return len(self._intake.lanes)
 
     def submit(self, command: Command) -> Deferred[Sealed | Replayed]:
         """Have a command decided and kept; fires after the commit, or fails with `Refused`."""
@@ -71,7 +65,7 @@ class Writer(Child):
         try:
             if not self._accepting or self._away:
                 raise unavailable()
-            self._lanes.put(command.lane, waiting)
+            self._intake.lanes.put(command.lane, waiting)
         except LaneFull:
             self.meter.turned_away += 1
             waiting.answer.errback(unavailable())
@@ -87,7 +81,7 @@ class Writer(Child):
         try:
             if not self._accepting or self._away:
                 raise unavailable()
-            self._bundles.put(bundle)
+            self._intake.bundles.put(bundle)
         except LaneFull:
             self.meter.turned_away += 1
             bundle.answer.errback(unavailable())
@@ -128,7 +122,7 @@ class Writer(Child):
 
     async def _run(self) -> None:
         while True:
-            batch = self._next.popleft() if self._next else self._taken()
+            batch = self._intake.take()
             if not batch.waiting:
                 if not self._accepting:
                     return
@@ -147,11 +141,6 @@ class Writer(Child):
                 # Nothing is known of this batch but that it broke: never say that it was not done.
                 self._replies.give((waiting, unavailable("unknown")) for waiting in batch.waiting)
                 raise
-
-    def _taken(self) -> Batch:
-        """Take what is next: from the lanes and, behind that, from bundles."""
-        bundled = self._bundles.take(min(_BUNDLED, self._batch)) if self._bundles else []
-        return Batch(self._lanes.take(max(self._batch - len(bundled), 1)) + bundled)
 
     async def _process(self, batch: Batch) -> None:
         try:
@@ -184,10 +173,9 @@ class Writer(Child):
         self._replies.give(zip(batch.waiting, outcomes, strict=True))
 
     def _look_ahead(self) -> None:
-        """Take the next batch while the database is busy with this one, if it would be a full one anyway."""
-        if not self._next and len(self._lanes) >= self._batch:
-            batch = self._taken()
-            self._next.append(batch)
+        """Have the next batch's facts asked for at once, while the database is busy with this one."""
+        batch = self._intake.take_ahead()
+        if batch is not None:
             self._store.look_ahead(batch.commands)
 
     def _publish(self, batch: Sequence[Sealed], book: Book) -> None:
@@ -206,7 +194,7 @@ class Writer(Child):
             return
         halves = batch.halves()
         if halves is not None:
-            self._next.extendleft(reversed(halves))
+            self._intake.put_first(*halves)
             return
         if isinstance(error, StatementFailed):
             log.error("The database refused a {kind}: {reason}", kind=batch.commands[0].kind, reason=str(error))
@@ -239,7 +227,7 @@ class Writer(Child):
         for waiting in again:
             waiting.tries += 1
         if again:
-            self._next.appendleft(Batch(again))
+            self._intake.put_first(Batch(again))
 
     async def _settle(self, sealed: Sequence[Sealed], lost: ConnectionLost) -> Exception | None:
         """Find out what became of a commit whose answer was lost: None if it was done, else what to tell."""
@@ -263,10 +251,4 @@ class Writer(Child):
         return unavailable("unknown")
 
     def _refuse_queued(self) -> None:
-        again, self._next = self._next, deque()
-        queued = chain(*(batch.waiting for batch in again), self._lanes.drain(), self._bundles.drain())
-        self._replies.give((waiting, unavailable()) for waiting in queued)
-
-
-def _weight(waiting: Waiting) -> int:
-    return waiting.command.weight
+        self._replies.give((waiting, unavailable()) for waiting in self._intake.drain())

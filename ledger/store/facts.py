@@ -121,18 +121,15 @@ SOURCES: Final[dict[str, FactSource]] = {
         """,
         msgspec.json.Decoder(list[Kept]).decode,
     ),
-    # Day by day: the batch's instant tells which day it is, and this clock may be read on the other side of midnight.
+    # The last payment tells what was paid in its day: no batch is of an earlier one.
     SPENT: FactSource(
         """
-        SELECT json_agg(json_build_array(keys.id, (
-            SELECT coalesce(json_object_agg(days.day, days.amount), '{}')
-            FROM (SELECT to_char(p.posted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, sum(p.amount) AS amount
-                  FROM payments AS p
-                  WHERE p.account_id = keys.id AND p.status = 'COMPLETED' AND p.direction = 'DEBIT'
-                        AND p.posted_at >= (SELECT date_trunc('day',
-                            greatest(clock_timestamp(), head.posted_at) - interval '1 minute', 'UTC'))
-                  GROUP BY 1) AS days)))::text
-        FROM unnest(%(keys)s::uuid[]) AS keys (id)
+        SELECT json_agg(json_build_array(keys.id, json_build_object(
+            to_char(last.posted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD'), last.paid_in_day)))::text
+        FROM unnest(%(keys)s::uuid[]) AS keys (id) CROSS JOIN LATERAL (
+            SELECT p.posted_at, p.paid_in_day FROM payments AS p
+            WHERE p.account_id = keys.id AND p.status = 'COMPLETED' AND p.direction = 'DEBIT'
+            ORDER BY p.seq DESC LIMIT 1) AS last
         """,
         msgspec.json.Decoder(list[Spent]).decode,
     ),

@@ -47,9 +47,11 @@ _NAMES: Final = (
 _STANDING: Final = f"""
     SELECT {_instant("now.at")}, a.id::text, a.user_id::text, a.asset, a.type, a.status, a.balance::text,
            {HELD_NOW}::text, a.credit_limit, a.version,
-           (SELECT coalesce(sum(p.amount), 0)::text FROM payments AS p
-            WHERE p.account_id = a.id AND p.status = 'COMPLETED' AND p.direction = 'DEBIT'
-                  AND p.posted_at >= date_trunc('day', now.at, 'UTC')),
+           coalesce((SELECT p.paid_in_day FROM (
+                SELECT p.posted_at, p.paid_in_day FROM payments AS p
+                WHERE p.account_id = a.id AND p.status = 'COMPLETED' AND p.direction = 'DEBIT'
+                ORDER BY p.seq DESC LIMIT 1) AS p
+            WHERE p.posted_at >= date_trunc('day', now.at, 'UTC')), 0)::text,
            twin.id, twin.posted_at
     FROM (SELECT {NOW} AS at OFFSET 0) AS now CROSS JOIN accounts AS a
     LEFT JOIN LATERAL (

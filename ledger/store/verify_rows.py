@@ -41,7 +41,12 @@ HOLD: Final = f"""h.id::text, h.account_id::text, h.amount, h.captured, h.status
 
 PAYMENT: Final = f"""p.id::text, p.user_id::text, p.account_id::text, p.amount, p.direction, p.payment_type,
                    p.description, p.status, {instant("p.posted_at")}, p.failure_reason, p.transfer_id::text,
-                   {instant("p.inserted_at")}, {instant("p.updated_at")}, p.seq"""
+                   {instant("p.inserted_at")}, {instant("p.updated_at")}, p.seq, p.paid_in_day,
+                   (SELECT last.paid_in_day FROM (
+                       SELECT q.posted_at, q.paid_in_day FROM payments AS q
+                       WHERE q.account_id = p.account_id AND q.status = 'COMPLETED' AND q.direction = 'DEBIT'
+                             AND q.seq < p.seq ORDER BY q.seq DESC LIMIT 1) AS last
+                    WHERE date_trunc('day', last.posted_at, 'UTC') = date_trunc('day', p.posted_at, 'UTC'))"""
 
 
 async def tables_of(pool: Pool, kept: Sequence[KeptRecord], records: Sequence[Record]) -> Tables:

@@ -92,10 +92,10 @@ STATEMENTS: Final[dict[str, str]] = {
     PAYMENTS: """
         UPDATE payments AS p
         SET status = done.status, posted_at = done.posted_at, failure_reason = done.failure_reason,
-            transfer_id = done.transfer_id, updated_at = done.updated_at, seq = done.seq
+            transfer_id = done.transfer_id, updated_at = done.updated_at, seq = done.seq, paid_in_day = done.paid_in_day
         FROM json_to_recordset(%(rows)s::json)
              AS done (id uuid, status text, posted_at timestamptz, failure_reason text, transfer_id uuid,
-                      updated_at timestamptz, seq bigint)
+                      updated_at timestamptz, seq bigint, paid_in_day numeric)
         WHERE p.id = done.id
     """,
     # A transfer may be reversed in parts more than once in a batch: the last row counts.

@@ -291,6 +291,18 @@ def test_the_day_is_that_of_the_batch_in_utc(instant: str, spends: bool) -> None
     assert reason_of(book.decide(processing(one))) == ("daily_limit_exceeded" if spends else "Sealed")
 
 
+def test_what_is_kept_of_the_day_counts_it_up() -> None:
+    ones = [payment(1, 400), payment(2, 300, direction="CREDIT"), payment(3, 250)]
+    for instant, before in (("2026-01-02T23:59:59.999999Z", 1_000), ("2026-01-03T00:00:00.000000Z", 0)):
+        book = book_of(ones, instant)
+        learn(book, SPENT, {ACCOUNT: Spent(ACCOUNT, {"2026-01-02": 1_000})})
+        outcomes = decide(book, [processing(one, n) for n, one in enumerate(ones)])
+        rows = [row for outcome in outcomes for _, row in getattr(outcome, "writes", ())]
+        assert [row["paid_in_day"] for row in rows] == [before + 400, None, before + 650]
+    rows = [row for _, row in getattr(book_of(ones).decide(ending(CancelPayment, ones[0])), "writes", ())]
+    assert [row["paid_in_day"] for row in rows] == [None]
+
+
 @pytest.mark.parametrize(
     ("after", "is_one"),
     [

@@ -10,15 +10,18 @@ import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 from ledger.domain.errors import Refused
+from ledger.domain.payment_commands import SPENT
 from ledger.domain.payments import Payment, PaymentRules
 from ledger.services.ids import new_id
 from ledger.services.payments import Payments
+from ledger.store.facts import SOURCES
 from ledger.store.jobs import JobStore
 from ledger.store.journal import JournalWriter
 from ledger.store.payments import NEWEST_FIRST, PaymentFilter
 from tests.postgres.cluster import DatabaseServer
 from tests.postgres.house import House, on_reactor, reactor, refusal_of, until
 from tests.postgres.payers import PLENTY, Till, till_of
+from tests.postgres.test_jobs_speed import most_rows
 
 UNKNOWN = "01900000-0000-7000-8000-ffffffffffff"
 
@@ -121,14 +124,16 @@ async def test_the_daily_limit_under_fifty_at_once(database_url: str, database_s
         await house.check_clean()
 
 
-def put_completed(till: Till, posted_at: str, amount: int, description: str = "old") -> None:
+def put_completed(
+    till: Till, posted_at: str, amount: int, description: str = "old", paid_in_day: int | None = None
+) -> None:
     """Put a payment in that was completed at an instant, as the database would say it."""
     till.house.sql(
         f"""INSERT INTO payments (id, user_id, account_id, amount, direction, payment_type, description, status,
-                                  posted_at, transfer_id, seq)
+                                  posted_at, transfer_id, seq, paid_in_day)
             SELECT gen_random_uuid(), %s, %s, %s, 'DEBIT', 'PAYMENT', %s, 'COMPLETED', {posted_at},
-                   gen_random_uuid(), 1""",
-        *(till.user_id, till.account_id, amount, description),
+                   gen_random_uuid(), (SELECT count(*) - 100 FROM payments), %s""",
+        *(till.user_id, till.account_id, amount, description, paid_in_day or amount),
     )
 
 
@@ -139,7 +144,7 @@ async def test_what_was_paid_yesterday_does_not_count(database_url: str, databas
         today = "date_trunc('day', now(), 'UTC')"
         put_completed(till, f"{today} - interval '1 microsecond'", 100_000)
         put_completed(till, today, 40_000)
-        put_completed(till, "now()", 20_000)
+        put_completed(till, "now()", 20_000, paid_in_day=60_000)
         for amount, expected in ((40_001, "daily_limit_exceeded"), (40_000, "done"), (1, "daily_limit_exceeded")):
             payment = await till.make(amount)
             verdict = await till.payments.verdict(payment)
@@ -350,10 +355,10 @@ async def test_facts_and_lists_are_read_by_index(database_url: str, database_ser
         till = await till_of(house)
         house.sql(
             """INSERT INTO payments (id, user_id, account_id, amount, direction, payment_type, description, status,
-                                     posted_at, transfer_id, seq, inserted_at)
+                                     posted_at, transfer_id, seq, inserted_at, paid_in_day)
                SELECT gen_random_uuid(), md5((n % 500)::text)::uuid, md5((n % 500)::text)::uuid, 1 + n % 90, 'DEBIT',
                       'PAYMENT', 'rent', 'COMPLETED', now() - make_interval(mins => n), gen_random_uuid(), n,
-                      now() - make_interval(mins => n)
+                      now() - make_interval(mins => n), 10 ^ 20
                FROM generate_series(1, 60000) AS n; ANALYZE payments"""
         )
         plans: list[str] = []
@@ -372,6 +377,11 @@ async def test_facts_and_lists_are_read_by_index(database_url: str, database_ser
             assert "Seq Scan on payments" not in plan, plan
             assert " payments_of_user on payments" in plan or " payments_alike on payments" in plan, plan
         del house.pool.query
+        # What was paid in a day is known from one row, however many there are.
+        ((busy,),) = house.sql("SELECT account_id FROM payments GROUP BY 1 HAVING count(*) = 120 LIMIT 1")
+        spent = SOURCES[SPENT].sql.replace("%(keys)s", "%s")
+        ((plan,),) = house.sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {spent}", f"{{{busy}}}")
+        assert most_rows(plan[0]["Plan"]) == 1
         before = house.sql("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'payments'")
         for payment in [await till.make() for _ in range(3)]:
             await till.payments.process(payment)

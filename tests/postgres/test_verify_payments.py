@@ -11,14 +11,15 @@ from tests.postgres.payers import Till, till_of
 
 def tamperings(ids: list[str], stranger: str) -> list[tuple[str, str]]:
     """What is done to the rows, and the row to be named."""
-    completed, cancelled, failed, pending = ids
+    completed, cancelled, failed, pending, more = ids
     of = {name: f"WHERE id = '{name}'" for name in ids}
+    unpaid = "paid_in_day = NULL"
     others = "user_id, account_id, amount, direction, payment_type, description, status, seq"
     columns = {
         "user_id": f"'{stranger}'",
         "account_id": f"'{stranger}'",
         "amount": "amount + 1",
-        "direction": "'CREDIT'",
+        "direction": f"'CREDIT', {unpaid}",
         "payment_type": "'DEPOSIT'",
         "description": "'other'",
         "inserted_at": "inserted_at - interval '1 microsecond'",
@@ -36,12 +37,14 @@ def tamperings(ids: list[str], stranger: str) -> list[tuple[str, str]]:
         *(
             (
                 f"UPDATE payments SET status = 'PENDING', posted_at = NULL, transfer_id = NULL, failure_reason = NULL,"
-                f" seq = NULL {of[one]}",
+                f" seq = NULL, {unpaid} {of[one]}",
                 f"payments {one}",
             )
             for one in ended
         ),
         (f"UPDATE payments SET posted_at = posted_at + interval '1 s' {of[completed]}", f"payments {completed}"),
+        (f"UPDATE payments SET paid_in_day = paid_in_day + 1 {of[completed]}", f"payments {completed}"),
+        (f"UPDATE payments SET paid_in_day = 30 {of[more]}", f"payments {more}"),
         (f"UPDATE payments SET transfer_id = id {of[completed]}", f"payments {completed}"),
         (f"UPDATE payments SET failure_reason = 'timeout' {of[failed]}", f"payments {failed}"),
         (f"UPDATE payments SET status = 'FAILED', failure_reason = 'timeout' {of[cancelled]}", f"payments {cancelled}"),
@@ -56,13 +59,15 @@ def tamperings(ids: list[str], stranger: str) -> list[tuple[str, str]]:
 
 
 async def ended_of(till: Till) -> list[str]:
-    """One payment for each way to end, and one that is pending."""
+    """One payment for each way to end, one that is pending, and one more that is completed that day."""
     completed, cancelled, failed, pending = [await till.make(100 + n, f"number {n}") for n in range(4)]
     await till.payments.process(completed)
     await till.payments.process(await till.make(70, "in", direction="CREDIT"), till.user_id, "key")
     await till.payments.cancel(cancelled)
     await till.payments.fail(failed, "account_frozen")
-    return [completed.id, cancelled.id, failed.id, pending.id]
+    more = await till.make(30, "more")
+    await till.payments.process(more)
+    return [completed.id, cancelled.id, failed.id, pending.id, more.id]
 
 
 @on_reactor

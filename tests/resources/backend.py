@@ -198,6 +198,11 @@ class MemoryBackend:
             pass
         return succeed(together.outcomes)
 
+    @property
+    def owners_at_hand(self) -> Mapping[str, Owner]:
+        """All accounts, or none."""
+        return {} if self.slowly else self.owners
+
     async def pause(self) -> None:
         """Go on at once."""
 

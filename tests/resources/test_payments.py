@@ -324,6 +324,8 @@ def test_scheduling(house: House) -> None:
     assert (how["delay"], how["unique_for"]) == (90.0, 60.0)
     assert house.schedule(payment_id).data == reply.data
     assert house.schedule(house.make(), priority=None).data["priority"] == 5
+    reply = house.ask("POST", f"/{house.make()}/schedule")  # without a body
+    assert (reply.status, reply.data["state"], reply.data["priority"]) == (202, "available", 5)
     house.store.processing.add(payment_id)
     assert house.schedule(payment_id).status == 202
     for field, value in (
@@ -381,12 +383,15 @@ def test_lists_are_the_callers_own_by_pages(house: House) -> None:
     assert list(order) == [("amount", True), ("inserted_at", False)]
     house.ask("GET", f"?date_from={quote('2026-01-31T12:00:00+02:00')}")
     assert house.store.asked[-1][1].since == datetime(2026, 1, 31, 10, tzinfo=UTC)
+    assert house.ask("GET", "?date_from=0001-01-01&date_to=9999-12-31").status == 200
+    assert house.store.asked[-1][1].before == datetime.max.replace(tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
     ("query", "reason", "field"),
     [
         ("direction=OUT", "invalid_direction", "direction"),
+        (f"payment_type={quote('depoſit')}", "invalid_payment_type", "payment_type"),
         ("status=DONE", "invalid_status", "status"),
         ("payment_type=CARD", "invalid_payment_type", "payment_type"),
         ("page=0", "invalid_pagination", "page"),

@@ -81,8 +81,24 @@ def test_small_commands_go_first_and_bundles_do_not_fill_the_batch() -> None:
     assert desk.outcome(small) == "posted"
     instants = [sealed.record.seq for sealed in desk.store.sealed if sealed.record.id == small.id]
     assert instants == [1]
-    assert desk.store.read == [513, 512]
+    assert desk.store.read == [257, 256, 256, 256]
     assert [words(outcomes) for (outcomes,) in heard] == [["posted"] * 256] * 4
+
+
+def test_where_nothing_else_comes_bundles_fill_batches_which_are_taken_ahead() -> None:
+    desk = Desk()
+    heard = [told(desk, [desk.credit() for _ in range(256)]) for _ in range(24)]
+    desk.turn(3)
+    assert desk.store.read == [256] * 7 + [768] * 5 + [512]
+    assert [words(outcomes) for (outcomes,) in heard] == [["posted"] * 256] * 24
+    assert len(desk.store.ahead) >= 5
+    small = desk.credit(1)
+    desk.send(small)
+    more = [told(desk, [desk.credit() for _ in range(256)]) for _ in range(3)]
+    desk.turn(1)
+    assert desk.outcome(small) == "posted"
+    assert desk.store.read[13:] == [257, 256, 256]
+    assert [words(outcomes) for (outcomes,) in more] == [["posted"] * 256] * 3
 
 
 @pytest.mark.parametrize("is_whole", [False, True])
@@ -139,12 +155,12 @@ def test_bundles_are_refused_where_the_writer_is_stopped_or_stops() -> None:
 
 def test_a_queue_of_bundles_has_an_end() -> None:
     desk, bundles = Desk(), Bundles()
-    for _ in range(64):
+    for _ in range(256):
         bundles.put(Bundle([desk.credit()], is_whole=False))
     with pytest.raises(LaneFull):
         bundles.put(Bundle([desk.credit()], is_whole=False))
     assert len(bundles.take(10)) == 10
-    assert len(list(bundles.drain())) == 54
+    assert len(list(bundles.drain())) == 246
     assert not bundles
 
 

@@ -120,7 +120,7 @@ class TestWriter:
         desk.send(*(desk.credit(0) for _ in range(5)))
         assert of_writer(desk)("ledger_writer_turned_away_total") == 3
         desk.turn()
-        for _ in range(70):
+        for _ in range(262):
             desk.writer.submit_bundle([desk.credit(0)]).addErrback(refused)
         assert of_writer(desk)("ledger_writer_turned_away_total") == 3 + 6
         desk.turn()

@@ -1,0 +1,63 @@
+"""What waits for the writer, and what of it makes the next batch."""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from ledger.services.batch import Batch
+from ledger.services.bundles import Bundles
+from ledger.services.lanes import Lanes
+from ledger.services.replies import Waiting
+
+BATCH: Final = 1_000
+_BESIDE: Final = 256  # of bundles, where single commands come as well: what waits beside them shall not wait long
+_CALM: Final = 8  # batches in a row without a single command
+
+
+class Intake:
+    """Single commands wait in lanes, bundles beside them; a batch is filled from both, by weight."""
+
+    def __init__(self, lanes: Lanes[Waiting] | None = None, batch: int = BATCH) -> None:
+        self.lanes: Lanes[Waiting] = Lanes(weigh=_weight) if lanes is None else lanes
+        self.bundles = Bundles()
+        self._batch = batch
+        self._first: deque[Batch] = deque()  # what is to be decided before anything else
+        self._calm = 0
+
+    def take(self) -> Batch:
+        """Take what is next, which may be nothing."""
+        return self._first.popleft() if self._first else self._taken()
+
+    def take_ahead(self) -> Batch | None:
+        """Choose the next batch now, if later it would not be a fuller one; it is what `take` returns next."""
+        is_full = len(self.lanes) >= self._batch or (self._is_calm and self.bundles)
+        if self._first or not is_full:
+            return None
+        batch = self._taken()
+        self._first.append(batch)
+        return batch
+
+    def put_first(self, *batches: Batch) -> None:
+        """Have batches taken before anything else, in their order."""
+        self._first.extendleft(reversed(batches))
+
+    def drain(self) -> Iterator[Waiting]:
+        """Take everything."""
+        first, self._first = self._first, deque()
+        for batch in first:
+            yield from batch.waiting
+        yield from self.lanes.drain()
+        yield from self.bundles.drain()
+
+    def _taken(self) -> Batch:
+        self._calm = 0 if len(self.lanes) else self._calm + 1
+        bundled = self.bundles.take(self._batch if self._is_calm else min(self._batch, _BESIDE))
+        return Batch(self.lanes.take(max(self._batch - len(bundled), 1)) + bundled)
+
+    @property
+    def _is_calm(self) -> bool:
+        return self._calm > _CALM
+
+
+def _weight(waiting: Waiting) -> int:
+    return waiting.command.weight
