@@ -22,7 +22,7 @@ _COUNTS: Final = "state NOT IN ('cancelled', 'dead')"  # jobs that another with 
 # The locks are statements of their own, in one order: what follows sees all that those who held them have committed.
 _LOCK_KEYS: Final = """
 SELECT pg_advisory_xact_lock(hashtextextended('ledger/job/key/' || key, 0))
-FROM (SELECT unnest(%s::text[]) AS key ORDER BY key) AS keys;
+FROM (SELECT unnest(%s::text[]) AS key ORDER BY key) AS keys
 """
 
 _INSERT: Final = f"""
@@ -84,17 +84,20 @@ async def add(session: Session, jobs: Sequence[NewJob]) -> list[Queued]:
     for job in jobs:
         if job.unique_key is not None:
             first_of_key.setdefault(job.unique_key, job.id)
-    chosen = [job for job in jobs if job.unique_key is None or first_of_key[job.unique_key] == job.id]
-    statement, parameters = _INSERT, [msgspec.json.encode(chosen).decode()]
-    if first_of_key:
-        statement = _LOCK_KEYS + statement
-        parameters = [list(first_of_key), *parameters]  # type: ignore[list-item]
-    made = {job.id: job for job in map(_job, await session.run(statement, parameters))}
+    waiting = [job for job in jobs if job.unique_key is None or first_of_key[job.unique_key] == job.id]
+    made: dict[str, Job] = {}
     twins: dict[str, Job] = {}
-    if any(job.id not in made for job in jobs):
+    if first_of_key:
+        await session.run(_LOCK_KEYS, (list(first_of_key),))
+    while waiting:
+        rows = await session.run(_INSERT, (msgspec.json.encode(waiting).decode(),))
+        made |= {job.id: job for job in map(_job, rows)}
         keys = [job.unique_key for job in jobs if job.id not in made]
-        found = await session.run(_NEWEST_OF_KEYS.format(which=f"AND twin.{_COUNTS}"), (keys,))
-        twins = {key: _job(row) for key, *row in found}
+        if keys:
+            found = await session.run(_NEWEST_OF_KEYS.format(which=f"AND twin.{_COUNTS}"), (keys,))
+            twins |= {key: _job(row) for key, *row in found}
+        # A twin may have been cancelled, or have died, since it stood in the way.
+        waiting = [job for job in waiting if job.id not in made and job.unique_key not in twins]
     return [
         Queued(made[job.id], True) if job.id in made else Queued(twins[job.unique_key or ""], False) for job in jobs
     ]

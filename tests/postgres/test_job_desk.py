@@ -14,6 +14,7 @@ from ledger.services.ids import new_id
 from ledger.store import job_desk as store
 from ledger.store.job_desk import JobFilter
 from ledger.store.pool import Pool
+from ledger.store.postgres import Session
 from tests.postgres.cluster import DatabaseServer
 from tests.postgres.house import on_reactor, pause, refusal_of, until
 from tests.postgres.labour import QUEUES, Hand, Site, site_of
@@ -151,6 +152,35 @@ async def test_a_commit_in_doubt_is_settled(
         else:
             assert (await refusal_of(queued)).details["outcome"] == "not_done"
         assert site.sql("SELECT count(*) FROM jobs") == [(int(was_made),)]
+
+
+@on_reactor
+async def test_a_twin_that_ends_just_when_it_is_asked_for_makes_room(
+    database_url: str, database_server: DatabaseServer
+) -> None:
+    async with site_of(database_url, database_server, Hand()) as site:
+        how: Any = {"unique_key": "k", "unique_for": 60.0}
+        first = await site.desk.enqueue("work", {}, **how)
+
+        async def work(session: Session) -> list[store.Queued]:
+            run = session.run
+
+            async def interfere(statement: str, parameters: Any = ()) -> Any:
+                rows = await run(statement, parameters)
+                if "INSERT INTO jobs" in statement and site.states() == {"available": 1}:
+                    site.sql("UPDATE jobs SET state = 'cancelled', completed_at = now()")
+                return rows
+
+            session.run = interfere  # type: ignore[assignment,method-assign]
+            try:
+                return await store.add(session, [site.desk.new("work", {}, **how)])
+            finally:
+                del session.run
+
+        (second,) = await site.pool.transact(work)
+        assert second.is_new
+        assert second.job.id != first.job.id
+        assert site.states() == {"available": 1, "cancelled": 1}
 
 
 @on_reactor

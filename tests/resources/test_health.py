@@ -58,7 +58,7 @@ def test_the_service_tree_and_the_breakers_are_for_admins(server: Server) -> Non
     breakers = Breakers(server.clock, lambda: 0.0)
     bank = breakers.to("bank")
     for _ in range(5):
-        Deferred.fromCoroutine(bank.call(out_of_order)).addErrback(lambda failure: None)
+        Deferred.fromCoroutine(bank.call(out_of_order)).addErrback(lambda _: None)
     server.clock.advance(10)
     server.backend.breakers = breakers.statuses()
     reply = server.ask("GET", "/api/health/detailed", token=server.backend.admin_token)
