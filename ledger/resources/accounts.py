@@ -17,7 +17,7 @@ from ledger.domain.policy import Action, Caller, Reach, reach, require_account, 
 from ledger.domain.users import check_status
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import Answer, Call, Endpoint
-from ledger.resources.paging import KeysetMetadata, KeysetPagination, KeysetQuery, limit_of
+from ledger.resources.paging import KeysetMetadata, KeysetPagination, KeysetQuery, id_of, limit_of
 from ledger.resources.reading import amount_text, identifier
 from ledger.store.account_lists import Wanted
 
@@ -164,7 +164,7 @@ class AccountEndpoints:
             currency=None if query.currency is None else asset_of(query.currency).code,
             status=None if query.status is None else check_status(query.status, ACCOUNT_STATUSES),
         )
-        page = await self._backend.accounts.page(wanted, _place(query.cursor), limit)
+        page = await self._backend.accounts.page(wanted, id_of(query.cursor), limit)
         following = page.following
         pagination = KeysetPagination(limit=limit, has_more=following is not None, next_cursor=following)
         return Answer(page.accounts, metadata=KeysetMetadata(pagination))
@@ -224,6 +224,8 @@ class AccountEndpoints:
         )
         call.notes.update(command.asked)
         outcome = await self._backend.submit(command)
+        if name is None:  # another request may have named it meanwhile; state and limits are those of the record
+            command = msgspec.structs.replace(command, account=await self._backend.accounts.read(owner.account_id))
         return Answer(msgspec.Raw(command.answer(outcome.record)))
 
     async def _meant(self, caller: Caller, action: Action, call: Call[AccountUpdate, None] | Call[None, None]) -> Owner:
@@ -239,11 +241,3 @@ def _account_type(text: str) -> str:
 
 def _limit(raw: msgspec.Raw, scale: int) -> int:
     return parse_limit(amount_text(raw, "credit_limit"), scale)
-
-
-def _place(cursor: str | None) -> str | None:
-    """Return the id after which a list goes on, or refuse with `invalid_cursor`."""
-    try:
-        return None if cursor is None else identifier(cursor, "cursor")
-    except Refused:
-        raise Refused("invalid_cursor", field="cursor") from None

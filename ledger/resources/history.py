@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from ledger.domain.errors import Refused
 from ledger.domain.policy import Action, Caller
 from ledger.domain.transactions import Direction, Kind, Transaction
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import Answer, Call, Endpoint, Handler
-from ledger.resources.paging import KeysetMetadata, KeysetPagination, KeysetQuery, limit_of
+from ledger.resources.paging import KeysetMetadata, KeysetPagination, KeysetQuery, limit_of, number_of
 from ledger.resources.reading import Id, Moment, identifier
 from ledger.resources.wallet import OF_ONE, wallet_meant
 from ledger.store.history import Wanted
-
-_MOST: Final = 2**63 - 1
-_is_version = re.compile(r"[1-9][0-9]{0,18}\Z").match
 
 
 class AccountTransactionsQuery(KeysetQuery, frozen=True, kw_only=True):
@@ -84,19 +79,10 @@ class HistoryEndpoints:
         return await self._read(caller, call.query, identifier(call.params["id"], "id"))
 
     async def _read(self, caller: Caller, query: AccountTransactionsQuery, account_id: str | None) -> Answer:
-        limit, below = limit_of(query), _version(query.cursor)
+        limit, below = limit_of(query), number_of(query.cursor)
         owner = await wallet_meant(self._backend, caller, Action.READ_HISTORY, account_id)
         wanted = Wanted(query.type, query.kind, query.since, query.before)
         page = await self._backend.wallets.transactions(owner, wanted, below, limit)
         following = None if page.following is None else str(page.following)
         pagination = KeysetPagination(limit=limit, has_more=following is not None, next_cursor=following)
         return Answer(page.transactions, metadata=KeysetMetadata(pagination))
-
-
-def _version(cursor: str | None) -> int | None:
-    """Return the version below which a list goes on, or refuse with `invalid_cursor`."""
-    if cursor is None:
-        return None
-    if not _is_version(cursor) or int(cursor) > _MOST:
-        raise Refused("invalid_cursor", field="cursor")
-    return int(cursor)

@@ -16,7 +16,7 @@ from ledger.domain.money import MAX_AMOUNT, asset_named, parse_amount
 from ledger.domain.policy import Action, Caller, require_account
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import Answer, Call, Endpoint
-from ledger.resources.paging import KeysetMetadata, KeysetPagination, KeysetQuery, limit_of
+from ledger.resources.paging import KeysetMetadata, KeysetPagination, KeysetQuery, id_of, limit_of
 from ledger.resources.posting import post
 from ledger.resources.reading import Id, Money, Text, amount_text, identifier
 from ledger.resources.wallet import OF_ONE, wallet_meant
@@ -203,7 +203,7 @@ class HoldEndpoints:
     async def page(self, caller: Caller, call: Call[None, HoldsQuery]) -> Answer:
         """Read those after a place; a page may hold fewer than its limit while `has_more` says that others follow."""
         query = call.query
-        limit, below = limit_of(query), _place(query.cursor)
+        limit, below = limit_of(query), id_of(query.cursor)
         owner = await wallet_meant(self._backend, caller, Action.READ_HOLDS, query.account_id)
         page = await self._backend.holds.of_account(owner.account_id, query.status, below, limit)
         following = page.following
@@ -232,11 +232,3 @@ class HoldEndpoints:
     async def _owner(self, account_id: str) -> Owner | None:
         found = self._backend.owner(account_id)
         return found if found is None or isinstance(found, Owner) else await found
-
-
-def _place(cursor: str | None) -> str | None:
-    """Return the id below which a list goes on, or refuse with `invalid_cursor`."""
-    try:
-        return None if cursor is None else identifier(cursor, "cursor")
-    except Refused:
-        raise Refused("invalid_cursor", field="cursor") from None

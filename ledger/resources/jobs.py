@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
-
-import msgspec
 
 from ledger.domain.errors import Refused
 from ledger.domain.jobs import STATES, Job
 from ledger.domain.policy import Action, Caller
 from ledger.resources.endpoint import Answer, Call, Endpoint
-from ledger.resources.paging import KeysetQuery, limit_of, place_of, stretch
-from ledger.resources.reading import Id, Text, identifier
+from ledger.resources.paging import KeysetQuery, id_of, limit_of, stretch
+from ledger.resources.reading import Text, identifier
 from ledger.services.job_desk import JobDesk, JobStats
 from ledger.store.job_desk import JobFilter
 
@@ -24,12 +21,6 @@ class JobsQuery(KeysetQuery, frozen=True, kw_only=True):
 
     queue: Text | None = None
     state: str | None = None
-
-
-class Place(msgspec.Struct, frozen=True):
-    """A job in the list."""
-
-    id: Id
 
 
 class JobEndpoints:
@@ -88,12 +79,12 @@ class JobEndpoints:
     async def read(self, _caller: Caller, call: Call[None, JobsQuery]) -> Answer:
         """Read the jobs after a place, and one more to see whether there are any."""
         query = call.query
-        limit, place = limit_of(query), _place(query.cursor)
+        limit, after = limit_of(query), id_of(query.cursor)
         if query.state is not None and query.state not in STATES:
             raise Refused("invalid_status", field="state", states=list(STATES))
         wanted = JobFilter(query.queue, query.state)
-        found = await self._jobs.read(wanted, None if place is None else place.id, limit + 1)
-        told, metadata = stretch(found, limit, _cursor)
+        found = await self._jobs.read(wanted, after, limit + 1)
+        told, metadata = stretch(found, limit, lambda job: job.id)
         return Answer(told, metadata=metadata)
 
     async def stats(self, _caller: Caller, _call: Call[None, None]) -> Answer:
@@ -102,30 +93,16 @@ class JobEndpoints:
 
     async def find(self, _caller: Caller, call: Call[None, None]) -> Answer:
         """Show a job."""
-        return Answer(await self._jobs.find(_id_of(call)))
+        return Answer(await self._jobs.find(_named(call)))
 
     async def retry(self, _caller: Caller, call: Call[None, None]) -> Answer:
         """Have a job run now."""
-        return Answer(await self._jobs.retry(_id_of(call)))
+        return Answer(await self._jobs.retry(_named(call)))
 
     async def cancel(self, _caller: Caller, call: Call[None, None]) -> Answer:
         """Have a job not run any more."""
-        return Answer(await self._jobs.cancel(_id_of(call)))
+        return Answer(await self._jobs.cancel(_named(call)))
 
 
-def _id_of(call: Call[Any, Any]) -> str:
+def _named(call: Call[Any, Any]) -> str:
     return identifier(call.params["id"], "id")
-
-
-def _cursor(job: Job) -> str:
-    return urlsafe_b64encode(msgspec.json.encode({"id": job.id})).decode().rstrip("=")
-
-
-def _place(cursor: str | None) -> Place | None:
-    if cursor is None:
-        return None
-    try:
-        place = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-    except ValueError:
-        raise Refused("invalid_cursor", field="cursor") from None
-    return place_of(place, Place)

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from ledger.domain.errors import Refused
-from ledger.resources.reading import Reader
+from ledger.resources.reading import Reader, identifier
 
 PAGE_SIZE: Final = 20
 LARGEST: Final = 100
@@ -23,6 +23,8 @@ _reader = lru_cache(Reader)
 
 _is_number = re.compile(r"0*[1-9][0-9]*\Z").match
 _LONGEST: Final = 1_000  # digits
+_is_place = re.compile(r"[1-9][0-9]{0,18}\Z").match
+_LARGEST_PLACE: Final = 2**63 - 1
 
 # Text too, so that what is no number is refused here, for the reason that lists have.
 Number = Annotated[int | str, Meta(extra_json_schema={"type": "integer", "minimum": 1})]
@@ -126,6 +128,23 @@ def place_of(cursor: str | None, kind: type[C]) -> C | None:
     except Refused:
         raise Refused("invalid_cursor", field="cursor") from None
     return place
+
+
+def id_of(cursor: str | None) -> str | None:
+    """Return the id that a cursor is, or refuse with `invalid_cursor`."""
+    try:
+        return None if cursor is None else identifier(cursor, "cursor")
+    except Refused:
+        raise Refused("invalid_cursor", field="cursor") from None
+
+
+def number_of(cursor: str | None) -> int | None:
+    """Return the number above zero that a cursor is, or refuse with `invalid_cursor`."""
+    if cursor is None:
+        return None
+    if not _is_place(cursor) or int(cursor) > _LARGEST_PLACE:
+        raise Refused("invalid_cursor", field="cursor")
+    return int(cursor)
 
 
 def stretch(found: Sequence[T], limit: int, cursor_of: Callable[[T], Any]) -> tuple[Sequence[T], KeysetMetadata]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -18,15 +18,13 @@ from ledger.domain.transactions import Kind
 from ledger.domain.transfers import TransferTold, told
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import Answer, Call, Endpoint
-from ledger.resources.paging import KeysetMetadata, KeysetPagination, KeysetQuery, limit_of
+from ledger.resources.paging import KeysetMetadata, KeysetPagination, KeysetQuery, limit_of, number_of
 from ledger.resources.posting import post
 from ledger.resources.reading import Id, Moment, identifier
 from ledger.resources.transfer_forms import REFUSES, TransferRequest, accounts_of, command_of, may_read
 from ledger.resources.wallet import OF_ONE, wallet_meant
 from ledger.store.transfers import TransferPage, TransfersWanted
 
-_MOST: Final = 2**63 - 1
-_is_place = re.compile(r"[1-9][0-9]{0,18}\Z").match
 _is_key = re.compile(r"[ -~]{1,255}\Z").match
 
 
@@ -108,7 +106,7 @@ class TransferEndpoints:
     async def page(self, caller: Caller, call: Call[None, TransfersQuery]) -> Answer:
         """Read those below a place; a page may hold fewer than its limit while `has_more` says that others follow."""
         query = call.query
-        limit, below = limit_of(query), _place(query.cursor)
+        limit, below = limit_of(query), number_of(query.cursor)
         if query.idempotency_key is not None:
             page = await self._under_key(caller, query, query.idempotency_key, below, limit)
         else:
@@ -166,12 +164,3 @@ def _is_wanted(record: Record, query: TransfersQuery) -> bool:
         and (query.since is None or record.posted_at >= instant_of(query.since))
         and (query.before is None or record.posted_at < instant_of(query.before))
     )
-
-
-def _place(cursor: str | None) -> int | None:
-    """Return the place below which a list goes on, or refuse with `invalid_cursor`."""
-    if cursor is None:
-        return None
-    if not _is_place(cursor) or int(cursor) > _MOST:
-        raise Refused("invalid_cursor", field="cursor")
-    return int(cursor)

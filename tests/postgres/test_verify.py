@@ -97,7 +97,7 @@ def tamperings(one: str, two: str, ids: list[str]) -> list[tuple[str, str]]:
         ("UPDATE journal SET posted_at = posted_at + interval '1 microsecond' WHERE seq = 2", "journal 2"),
         ("UPDATE journal SET effective_at = effective_at - interval '1 day' WHERE seq = 2", "journal 2"),
         ("UPDATE journal SET body = body || ' ' WHERE seq = 2", "journal 2"),
-        ("UPDATE journal SET body = replace(body, '500', '600') WHERE seq = 1", "journal 1"),
+        ("UPDATE journal SET body = replace(body, '45678', '45679') WHERE seq = 1", "journal 1"),
         ("UPDATE journal SET body = 'nonsense' WHERE seq = 2", "journal 2"),
         (
             "UPDATE journal SET body = body || ' ', hash = sha256(repeat('\\000', 32)::bytea || (body || ' ')::bytea)"
@@ -105,8 +105,8 @@ def tamperings(one: str, two: str, ids: list[str]) -> list[tuple[str, str]]:
             "journal 1",
         ),
         (
-            "UPDATE journal SET body = replace(body, '500', '600'),"
-            " hash = sha256(decode(repeat('00', 32), 'hex') || convert_to(replace(body, '500', '600'), 'UTF8'))"
+            "UPDATE journal SET body = replace(body, '45678', '45679'),"
+            " hash = sha256(decode(repeat('00', 32), 'hex') || convert_to(replace(body, '45678', '45679'), 'UTF8'))"
             " WHERE seq = 1",
             f"transactions {world} 1",
         ),
@@ -167,7 +167,7 @@ async def test_whoever_tampers_is_found_out(database_url: str, database_server: 
             id=house.credit().id, account_id=one, asset="USD/2", hold_id=hold.id, amount=20, target=two
         )
         commands = [
-            house.credit(0, 500, key="k"),
+            house.credit(0, 45_678, key="k"),
             house.credit(0, 100, kind="debit"),
             house.cast.command(Step("transfer", 0, 1, None, 50, None, 0, "rent")),
             SetLimit(id=house.credit().id, account_id=one, credit_limit=70),
