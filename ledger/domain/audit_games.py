@@ -45,8 +45,8 @@ class GamesAudit:
         name, row, kept = f"journal {record.seq}", f"game_undone {reference} {account_id}", tables.game_undone.get(mark)
         moved = sum(entry.amount for entry in record.entries if entry.account == account_id)
         earlier = tables.game_transactions.get(reference)
-        if earlier is not None and earlier.seq > record.seq:
-            earlier = None  # it was not there yet
+        if earlier is not None and earlier.seq >= record.seq:
+            earlier = None  # it was not there yet, or it is this one, which names itself
         mine = earlier is not None and any(item.account == account_id for item in earlier.items)
         if earlier is not None and not (mine and earlier.kind in _UNDOABLE):
             if kept == record.seq:

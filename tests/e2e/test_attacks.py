@@ -25,9 +25,19 @@ FOR_ACCOUNTS = {
     *(f"POST {path}" for path in ("/credit", "/debit", "/api/credit", "/api/debit", "/api/account/token")),
     *(f"GET {path}" for path in ("/balance", "/api/balance", "/api/account", "/api/transactions")),
     *(f"POST /api/transactions/{what}" for what in ("topup", "charge")),
+    *(f"GET /api/{what}" for what in ("accounts", "holds", "transfers")),
+    *(f"GET /api/{what}/{{id}}" for what in ("accounts", "holds", "transfers")),
+    *(f"GET /api/accounts/{{id}}/{what}" for what in ("transactions", "balance", "statement")),
+    *(f"POST /api/{what}" for what in ("holds", "holds/{id}/capture", "holds/{id}/void")),
+    *(f"POST /api/{what}" for what in ("transfers", "transfers/{id}/reverse")),
+    "PATCH /api/accounts/{id}",
 }
 FOR_USERS = {
     "POST /api/auth/logout-all",
+    "POST /api/accounts",
+    *(f"GET /api/payments{what}" for what in ("", "/stats", "/{id}", "/{id}/status")),
+    *(f"POST /api/payments{what}" for what in ("", "/validate", "/{id}/process", "/{id}/schedule", "/{id}/cancel")),
+    "DELETE /api/payments/{id}",
     *(f"GET /api/{what}" for what in ("auth/me", "profile")),
     *(f"PUT /api/profile{what}" for what in ("", "/password")),
 }
