@@ -29,19 +29,19 @@ class Breaker(msgspec.Struct, frozen=True):
         """Tell how it stands at an instant."""
         if self.opened_at is None:
             return "closed"
-        return "half_open" if self.on_trial or now - self.opened_at >= self.pause else "open"
+        return "half_open" if self.on_trial or now >= self.opened_at + self.pause else "open"
 
     def wait(self, now: float) -> float:
         """Return for how many seconds nobody is let through; 0 where somebody may be."""
         if self.opened_at is None:
             return 0.0
-        return max(0.0, self.pause - (now - self.opened_at))
+        return max(0.0, self.opened_at + self.pause - now)
 
     def admit(self, now: float) -> Breaker | None:
         """Return the breaker after letting one through, or None where nobody is let through."""
         if self.opened_at is None:
             return self
-        if self.on_trial or now - self.opened_at < self.pause:
+        if self.on_trial or now < self.opened_at + self.pause:
             return None
         return msgspec.structs.replace(self, on_trial=True, era=self.era + 1)
 

@@ -11,7 +11,7 @@ import msgspec
 from ledger.domain.errors import Refused
 from ledger.domain.policy import Action, is_open
 from ledger.resources.answers import JSON, Headers, Parts
-from ledger.resources.reading import BulkReader, Reader
+from ledger.resources.reading import Reader, reader_of
 
 MIB: Final = 1 << 20
 
@@ -99,8 +99,8 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_open", is_open(self.policy))
-        object.__setattr__(self, "read_body", self.body and (BulkReader if self.is_bulk else Reader)(self.body))
-        object.__setattr__(self, "read_query", self.query and Reader(self.query))
+        object.__setattr__(self, "read_body", self.body and reader_of(self.body, is_bulk=self.is_bulk))
+        object.__setattr__(self, "read_query", self.query and reader_of(self.query))
 
     @property
     def name(self) -> str:

@@ -56,9 +56,10 @@ _SECURITY: Final = {
 class DocumentEndpoints:
     """GET /api/openapi.json."""
 
-    def __init__(self, others: Iterable[Endpoint]) -> None:
+    def __init__(self, others: Iterable[Endpoint], *, at_once: bool = True) -> None:
+        """`at_once`: the document is made now, and not when it is first asked for, which would keep others waiting."""
         self._endpoints = (*others, self._own())
-        self._document = msgspec.Raw(msgspec.json.encode(openapi(self._endpoints)))
+        self._document = self._made() if at_once else None
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Declare it."""
@@ -66,7 +67,12 @@ class DocumentEndpoints:
 
     async def read(self, _caller: None, _call: Call[None, None]) -> Answer:
         """Return what was made when the server started."""
+        if self._document is None:
+            self._document = self._made()
         return Answer(self._document)
+
+    def _made(self) -> msgspec.Raw:
+        return msgspec.Raw(msgspec.json.encode(openapi(self._endpoints)))
 
     def _own(self) -> Endpoint:
         return Endpoint(

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated, Any, Final, Generic, TypeVar
 from urllib.parse import parse_qsl
 
@@ -198,14 +198,19 @@ class BulkReader(Reader[S]):
         except RecursionError:
             raise Refused("invalid_request", "The body is nested too deeply") from None
         except Refused:
-            if _SUSPICIOUS.search(
-                body
-            ):  # half of a pair is no JSON to the decoder; a NUL is, and the parts' own matter
+            # Half of a pair is no JSON to the decoder; a NUL is, and the parts' own matter.
+            if _SUSPICIOUS.search(body):
                 raise Refused("invalid_request", _NO_SUCH_TEXT, field=self._required[0]) from None
             raise
 
     def _screen(self, body: bytes) -> None:
         """Leave it to the readers of the parts."""
+
+
+@lru_cache
+def reader_of(kind: type[S], *, is_bulk: bool = False) -> Reader[S]:
+    """Return the one reader of a type of request: to make it takes a while."""
+    return BulkReader(kind) if is_bulk else Reader(kind)
 
 
 def _convert(text: str, kind: Any) -> None:

@@ -36,7 +36,12 @@ from ledger.resources.wallet import WalletEndpoints
 
 
 def all_endpoints(
-    backend: Backend, seconds: Callable[[], float], disk: str = ".", metrics: Metrics | None = None
+    backend: Backend,
+    seconds: Callable[[], float],
+    disk: str = ".",
+    metrics: Metrics | None = None,
+    *,
+    document_at_once: bool = True,
 ) -> tuple[Endpoint, ...]:
     """Declare every endpoint; `disk` is a path on the disk whose room is watched. Without metrics there are none."""
     endpoints = (
@@ -66,4 +71,4 @@ def all_endpoints(
         *HealthEndpoints(backend, seconds, disk).endpoints(),
         *MetricsEndpoints(metrics or Metrics(Clock())).endpoints(),
     )
-    return (*endpoints, *DocumentEndpoints(endpoints).endpoints())
+    return (*endpoints, *DocumentEndpoints(endpoints, at_once=document_at_once).endpoints())

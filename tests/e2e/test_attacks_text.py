@@ -134,6 +134,8 @@ async def test_endless_texts_and_sql_are_only_texts(machine: Machine, books: Boo
     ada = stage.ada
     for asking in asked(stage):
         for name in asking.operation.fields:
+            if asking.operation.path.startswith(LATER):
+                continue
             for answer in await asking.answers([asking.body(name, text) for text in ENDLESS]):
                 assert 400 <= answer.status < 500, f"{asking.operation.name} {name}"
                 assert len(answer.body) < 2_000

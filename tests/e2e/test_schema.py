@@ -16,7 +16,7 @@ from tests.e2e.client import Api, Clients
 from tests.e2e.kept_secrets import note
 from tests.e2e.server import BIN, Machine, Program
 
-EXAMPLES = 20  # of fuzzing, for each operation; the phases before it have as many as the document gives rise to
+EXAMPLES = 8  # of fuzzing, for each operation; the phases before it have as many as the document gives rise to
 WITHIN = 240.0
 USERS = 8
 ADMIN = ("admin@example.com", "admin123!")

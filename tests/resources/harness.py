@@ -129,7 +129,7 @@ class Server:
         self.clock.advance(NOW)
         self._random = 0
         if endpoints is None:
-            endpoints = all_endpoints(self.backend, self.clock.seconds)
+            endpoints = all_endpoints(self.backend, self.clock.seconds, document_at_once=False)
         self.audited: list[AuditEvent] = []
         limiter = None if limit is None else RateLimiter(*limit, seconds=self.clock.seconds)
         guards = Guards(Addresses(self.backend.config.trusted_proxies), limiter, self.audited.append)

@@ -349,7 +349,7 @@ class TestPlainHeads:
             assert getattr(slow, name) == getattr(fast, name), name
         assert [len(channel.requests) for channel in (slow, fast)] == [1, 1]
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(
         lines=st.lists(
             st.tuples(
