@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -169,13 +169,7 @@ class HoldEndpoints:
         hold, owner = await self._found(caller, Action.HOLD_MONEY, call.params["id"])
         scale = asset_named(owner.asset).scale
         command = CaptureHold(
-            id=self._backend.new_id(),
-            scope=caller.scope,
-            key=call.key,
-            description=hold.hold.description,
-            hold_id=hold.hold.id,
-            account_id=owner.account_id,
-            asset=owner.asset,
+            **self._ending(caller, call, hold, owner),
             amount=hold.hold.amount if text is None else parse_amount(text, scale, MAX_AMOUNT),
             target=await self._payee(caller, owner, body.to),
         )
@@ -184,16 +178,19 @@ class HoldEndpoints:
     async def void(self, caller: Caller, call: Call[None, None]) -> Answer:
         """Make all of it available again."""
         hold, owner = await self._found(caller, Action.HOLD_MONEY, call.params["id"])
-        command = VoidHold(
-            id=self._backend.new_id(),
-            scope=caller.scope,
-            key=call.key,
-            description=hold.hold.description,
-            hold_id=hold.hold.id,
-            account_id=owner.account_id,
-            asset=owner.asset,
-        )
-        return await post(self._backend, command, call)
+        return await post(self._backend, VoidHold(**self._ending(caller, call, hold, owner)), call)
+
+    def _ending(self, caller: Caller, call: Call[Any, None], hold: KeptHold, owner: Owner) -> dict[str, Any]:
+        """Return what both ways to end a hold are told."""
+        return {
+            "id": self._backend.new_id(),
+            "scope": caller.scope,
+            "key": call.key,
+            "description": hold.hold.description,
+            "hold_id": hold.hold.id,
+            "account_id": owner.account_id,
+            "asset": owner.asset,
+        }
 
     async def read(self, caller: Caller, call: Call[None, None]) -> Answer:
         """Read a hold as it is now: from `expires_at` on it is expired."""
