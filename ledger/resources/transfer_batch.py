@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
+from operator import attrgetter
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -31,6 +32,8 @@ _AHEAD: Final = 8  # slices of one request that are under way
 
 
 T = TypeVar("T")
+
+_weight_of: Final[Callable[[Transfer], int]] = attrgetter("weight")
 
 _KEY: Final = Meta(min_length=1, max_length=255, pattern=r"^[ -~]+\Z", extra={"reason": "invalid_idempotency_key"})
 
@@ -108,14 +111,14 @@ class TransferBatchEndpoints:
                     raise Refused(read.reason, read.message, **{**read.details, "index": len(commands)})
                 commands.append(read)
             await self._backend.pause()
-        if sum(command.weight for command in commands) > MOST_LEGS_TOGETHER:
+        if sum(map(_weight_of, commands)) > MOST_LEGS_TOGETHER:
             message = f"An atomic batch has {MOST_LEGS_TOGETHER:,} legs at most"
             raise Refused("invalid_request", message, field="transfers", limit=MOST_LEGS_TOGETHER)
         outcomes = await self._backend.submit_bundle(commands, is_whole=True)
         if isinstance(outcomes[0], Exception):
             raise outcomes[0]
         told: list[bytes] = []
-        for some in _slices(commands, _legs_of, _SLICE_LEGS):
+        for some in _slices(commands, _weight_of, _SLICE_LEGS):
             told += map(_told, some, outcomes[len(told) :])
             await self._backend.pause()
         return told
@@ -189,10 +192,6 @@ def _is_plain(request: BatchedTransfer, owners: Container[str]) -> bool:
 
 def _bytes_of(item: msgspec.Raw) -> int:
     return len(memoryview(item))
-
-
-def _legs_of(command: Transfer) -> int:
-    return len(command.legs)
 
 
 def _request(item: msgspec.Raw) -> BatchedTransfer | Refused:

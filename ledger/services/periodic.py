@@ -16,8 +16,6 @@ Work = Callable[[], Coroutine[Deferred[Any], Any, object]]
 class Periodic(Child):
     """Runs `work` every so many seconds, never twice at once, and goes on whatever it raises."""
 
-    stop_deadline = 1.0  # what a run has not done by then, the next server's first one does
-
     _log = Logger()
 
     def __init__(
