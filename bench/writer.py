@@ -48,7 +48,7 @@ def _credit(key: str, account: str, user: str, asset: str) -> Credit:
 
 
 class _Load:
-    """As many commands in the writer's lanes as make the next batch full while one is under way."""
+    """As many commands in the writer's lanes as make one more batch full while one is kept and one is decided."""
 
     def __init__(self, writer: Writer, accounts: Sequence[Account], many: int) -> None:
         self._writer = writer
@@ -61,10 +61,12 @@ class _Load:
         self.done: Deferred[None] = Deferred()
         self._waiting = 0
 
-    def begin(self, outstanding: int) -> None:
-        """Submit that many, and one more for each that is answered."""
-        for _ in range(outstanding):
-            self._submit()
+    async def begin(self, reactor: Any, outstanding: int, batch: int) -> None:
+        """Submit that many, a batch a turn, and one more for each that is answered."""
+        for start in range(0, outstanding, batch):
+            for _ in range(min(batch, outstanding - start)):
+                self._submit()
+            await deferLater(reactor, 0)
 
     def end(self) -> Deferred[None]:
         """Submit no more; fires when all are answered."""
@@ -100,7 +102,7 @@ async def _measure(reactor: Any, url: str, size: int, hot: bool, seconds: float)
         accounts = await _accounts(store)
         load = _Load(writer, accounts[:1] if hot else accounts, int(_FASTEST * (seconds + 2 * _RUN_IN)))
         collect_seldom()
-        load.begin(2 * size)
+        await load.begin(reactor, 3 * size, size)
         await deferLater(reactor, _RUN_IN)
         begin, before = time.perf_counter(), load.written
         await deferLater(reactor, seconds)

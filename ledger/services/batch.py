@@ -9,6 +9,7 @@ from ledger.services.replies import Waiting
 
 _FIRST: Final = 64  # of a batch, by weight
 _LARGEST: Final = 256
+_SMALL: Final = 128
 
 
 class Slice(NamedTuple):
@@ -27,14 +28,15 @@ class Batch:
         self.waiting = waiting
         self.commands = [one.command for one in waiting]
 
-    def slices(self) -> Iterator[Slice]:
+    def slices(self, *, small: bool = False) -> Iterator[Slice]:
         """Part the batch: while a slice is decided, the store is at work on the one before, so the first is small."""
-        start, size = 0, _FIRST if len(self.commands) > _LARGEST else _LARGEST
+        largest = _SMALL if small else _LARGEST
+        start, size = 0, _FIRST if len(self.commands) > largest else largest
         for first, last in self._wholes():
-            yield from _light(self.commands[start:first], size)
+            yield from _light(self.commands[start:first], size, largest)
             yield Slice(self.commands[first:last], True)
-            start, size = last, _LARGEST
-        yield from _light(self.commands[start:], size)
+            start, size = last, largest
+        yield from _light(self.commands[start:], size, largest)
 
     def halves(self) -> "tuple[Batch, Batch] | None":
         """Part the batch in two, if there is a place where it can be parted."""
@@ -60,13 +62,13 @@ class Batch:
                 start += 1
 
 
-def _light(commands: Sequence[Command], size: int) -> Iterator[Slice]:
+def _light(commands: Sequence[Command], size: int, largest: int) -> Iterator[Slice]:
     """Part commands into slices that weigh about so much, and then twice and four times as much."""
     start, weight = 0, 0
     for index, command in enumerate(commands):
         weight += command.weight
         if weight >= size:
             yield Slice(commands[start : index + 1])
-            start, weight, size = index + 1, 0, min(2 * size, _LARGEST)
+            start, weight, size = index + 1, 0, min(2 * size, largest)
     if start < len(commands):
         yield Slice(commands[start:])

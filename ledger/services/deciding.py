@@ -1,6 +1,7 @@
 """Deciding a batch: its facts are read under the lock, and what is decided is handed to the store slice by slice."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
 from twisted.internet.task import deferLater
@@ -21,10 +22,10 @@ class BatchStore(Protocol):
     """Where batches are kept: PostgreSQL (`store.journal.JournalWriter`) or memory (`store.memory.MemoryJournal`)."""
 
     async def open(self) -> None: ...
-    def look_ahead(self, commands: Sequence[Command]) -> None: ...
+    def look_ahead(self, commands: Sequence[Command]) -> Book | None: ...
     async def read_facts(self, commands: Sequence[Command]) -> Book: ...
     async def append_part(self, book: Book, batch: Sequence[Sealed]) -> None: ...
-    async def append(self, book: Book, batch: Sequence[Sealed]) -> None: ...
+    async def append(self, book: Book, batch: Sequence[Sealed], refused: Sequence[Command] = ()) -> None: ...
     async def roll_back(self) -> None: ...
     async def kept(self, ids: Iterable[str]) -> set[str]: ...
     def close(self) -> None: ...
@@ -40,14 +41,29 @@ class Decided(NamedTuple):
 
 
 async def decide_batch(store: BatchStore, batch: Batch, reactor: Any) -> Decided:
-    """Decide a batch in a transaction of the store, which is left open. Holds whose time is up end before all else."""
-    book = await store.read_facts(batch.commands)
+    """Decide a batch in a transaction of the store, which is left open."""
+    return await _decided(store, batch, await store.read_facts(batch.commands), reactor)
+
+
+async def decide_ahead(store: BatchStore, batch: Batch, book: Book, reactor: Any) -> Decided | None:
+    """Decide a batch on a book that is a guess, a little at a time; return None where that comes to nothing."""
+    with suppress(Exception):  # it will show again when the batch is decided on what is read
+        decided = await _decided(store, batch, book, reactor, is_ahead=True)
+        if decided.sealed:
+            await store.append_part(book, decided.rest)
+            return decided._replace(rest=[])
+    return None
+
+
+async def _decided(store: BatchStore, batch: Batch, book: Book, reactor: Any, *, is_ahead: bool = False) -> Decided:
     keeping = _Keeping(store, book)
-    over = overdue(book, new_id)
+    over = overdue(book, new_id)  # holds whose time is up end before all else
     for start in range(0, len(over), _RECORDS_OF_HOLDS):
         await keeping.keep(decide(book, over[start : start + _RECORDS_OF_HOLDS]))
     outcomes: list[Outcome] = []
-    for part in batch.slices():
+    for part in batch.slices(small=is_ahead):
+        if is_ahead:
+            await deferLater(reactor, 0)
         decided = await _together(book, part, reactor) if part.is_whole else decide(book, part.commands)
         await keeping.keep(decided)
         outcomes += decided

@@ -15,11 +15,12 @@ from ledger.domain.events import Committed
 from ledger.services.batch import Batch
 from ledger.services.bundles import Bundle
 from ledger.services.child import Child
-from ledger.services.deciding import BatchStore, decide_batch
+from ledger.services.deciding import BatchStore, Decided, decide_ahead, decide_batch
 from ledger.services.intake import BATCH, Intake
 from ledger.services.lanes import LaneFull, Lanes
 from ledger.services.replies import Replies, Waiting
 from ledger.services.writer_meter import WriterMeter
+from ledger.store.guesses import Mistaken
 from ledger.store.postgres import ConnectionLost, StatementFailed
 
 log = Logger()
@@ -51,6 +52,7 @@ class Writer(Child):
         self._away = False
         self._work: Deferred[None] | None = None
         self._loop: Deferred[None] | None = None
+        self._ahead: tuple[Batch, Deferred[Decided | None]] | None = None
         self._replies = Replies(reactor)
         self.meter = WriterMeter(self._intake.lanes, self._intake.bundles, self._replies, lambda: self._away)
 
@@ -144,7 +146,7 @@ class Writer(Child):
 
     async def _process(self, batch: Batch) -> None:
         try:
-            book, outcomes, sealed, rest = await decide_batch(self._store, batch, self._reactor)
+            book, outcomes, sealed, rest = await self._decided(batch)
             if not sealed:
                 await self._store.roll_back()
         except ConnectionLost:
@@ -153,10 +155,15 @@ class Writer(Child):
             await self._isolate(batch, error)
             return
         if sealed:
-            appending = ensureDeferred(self._store.append(book, rest))
+            refused = [one for one, outcome in zip(batch.commands, outcomes, strict=True) if _is_refusal(outcome)]
+            appending = ensureDeferred(self._store.append(book, rest, refused))
             self._look_ahead()
             try:
                 await appending
+            except Mistaken:
+                self.meter.mistaken += 1
+                self._intake.put_first(batch)
+                return
             except StatementFailed as error:
                 await self._isolate(batch, error)
                 return
@@ -172,11 +179,18 @@ class Writer(Child):
             self._reactor.callLater(0, self._publish, sealed, book)
         self._replies.give(zip(batch.waiting, outcomes, strict=True))
 
+    async def _decided(self, batch: Batch) -> Decided:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] is batch and (decided := await ahead[1]) is not None:
+            self.meter.guessed += 1
+            return decided
+        return await decide_batch(self._store, batch, self._reactor)
+
     def _look_ahead(self) -> None:
-        """Have the next batch's facts asked for at once, while the database is busy with this one."""
+        """Decide the next batch, or make ready to, while the database is busy with this one."""
         batch = self._intake.take_ahead()
-        if batch is not None:
-            self._store.look_ahead(batch.commands)
+        if batch is not None and (book := self._store.look_ahead(batch.commands)) is not None:
+            self._ahead = batch, ensureDeferred(decide_ahead(self._store, batch, book, self._reactor))
 
     def _publish(self, batch: Sequence[Sealed], book: Book) -> None:
         self.meter.records += len(batch)
@@ -252,3 +266,7 @@ class Writer(Child):
 
     def _refuse_queued(self) -> None:
         self._replies.give((waiting, unavailable()) for waiting in self._intake.drain())
+
+
+def _is_refusal(outcome: Outcome) -> bool:
+    return isinstance(outcome, Exception)

@@ -2,22 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache
-from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
-import msgspec
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from ledger.domain.accounts import Account
 from ledger.domain.book import Book
-from ledger.domain.commands import ACCOUNTS, Command, Sealed
+from ledger.domain.commands import Command, Sealed
 from ledger.domain.errors import ConfigurationError
-from ledger.domain.journal import GENESIS, Head, Record, read_body
-from ledger.store.facts import LEFT_BY, OTHER_ACCOUNTS, array, columns, decoded, gather
+from ledger.store.facts import array
+from ledger.store.guesses import Guesses, Mistaken
 from ledger.store.journal_rows import APPEND, APPEND_ENTRIES, UPDATE_ACCOUNTS, rows, states
 from ledger.store.postgres import Session, StatementFailed
-from ledger.store.prepared import Preparations, Prepared
+from ledger.store.prepared import Preparations
+from ledger.store.questions import Question, keys_of, question_of
 from ledger.store.recent_accounts import RecentAccounts
 from ledger.store.writes import STATEMENTS, further_rows, statement
 
@@ -49,30 +46,23 @@ WHERE held.locktype = 'advisory' AND held.granted AND held.database = (SELECT oi
       AND backend.xact_start < clock_timestamp() - interval '8 seconds'
 """
 
-# A statement of its own after the lock, so that its snapshot, and its clock, are younger than the lock.
-_FACTS: Final = """
-SELECT head.seq, head.hash,
-       to_char(greatest(clock_timestamp(), head.posted_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-       (SELECT json_agg(j.body)::text
-        FROM (SELECT unnest(%(key_scopes)s::uuid[]) AS scope, unnest(string_to_array(%(keys)s, E'\\n')) AS key) AS keys
-        JOIN journal AS j ON j.scope = keys.scope AND j.key = keys.key){columns}
-FROM (SELECT) AS one
-LEFT JOIN LATERAL (SELECT seq, hash, posted_at FROM journal ORDER BY seq DESC LIMIT 1) AS head ON true
-"""
+_REQUIRE_UNCHANGED: Final = """SELECT require_unchanged(%(left_by)s::bytea, %(instant)s::timestamptz,
+    %(key_scopes)s::uuid[], string_to_array(%(keys)s, E'\\n')); """
 
 
-class _Question(NamedTuple):
-    """How the facts of some commands are asked for: accounts are read if they are not among those known.
+class _Asked(NamedTuple):
+    """A question in the words that are sent."""
 
-    All of them are, where the head has not the hash that the known ones were left by.
-    """
-
-    commands: Sequence[Command]
-    facts_of: Prepared
-    wanted: dict[str, list[str]]
-    left_by: bytes
-    accounts: dict[str, Account]
+    question: Question
     sql: bytes
+
+
+class _Guess(NamedTuple):
+    """A book that was made without asking, and what of its batch is to be sent once all of it is decided."""
+
+    book: Book
+    left_by: bytes
+    parts: list[bytes]
 
 
 class JournalWriter:
@@ -86,7 +76,11 @@ class JournalWriter:
         self._part: Deferred[Any] | None = None
         self._recent = RecentAccounts()
         self._with_holds: set[str] = set()  # the accounts that were read so
-        self._ahead: _Question | None = None
+        self._ahead: _Asked | None = None
+        self._guesses = Guesses(reactor.seconds)
+        self._book: Book | None = None  # that was read for the transaction which is open
+        self._guess: _Guess | None = None
+        self._last: Book | None = None  # as the batch that was sent last leaves it
 
     async def open(self) -> None:
         """Connect; raises `ConfigurationError` where a commit would not be durable."""
@@ -104,48 +98,47 @@ class JournalWriter:
         # All at once: later, a part of a batch may be under way on this connection.
         await self._prepared.have((APPEND, APPEND_ENTRIES, UPDATE_ACCOUNTS, *map(statement, STATEMENTS)))
 
-    def look_ahead(self, commands: Sequence[Command]) -> None:
-        """Make ready to read the facts of these commands, while the database is busy."""
-        with suppress(Exception):  # it will show again when the facts are read
-            self._ahead = self._question(commands)
+    def look_ahead(self, commands: Sequence[Command]) -> Book | None:
+        """Return the book that these commands will find, if the batch that was sent last is kept and leaves all of it.
 
-    def _question(self, commands: Sequence[Command]) -> "_Question":
-        wanted = gather(commands)
-        facts_of = _facts(tuple(wanted))
-        keyed = [command for command in commands if command.key is not None]
-        parameters = {
-            "key_scopes": array(command.scope or "" for command in keyed),
-            "keys": "\n".join(command.key or "" for command in keyed),
-            **{name: array(keys) for name, keys in wanted.items()},
-        }
-        accounts = wanted.get(ACCOUNTS, ())
-        known = self._recent.known(accounts)
-        parameters[LEFT_BY] = f"\\x{self._recent.left_by.hex()}"
-        parameters[OTHER_ACCOUNTS] = array(name for name in accounts if name not in known)
-        sql = self.session.render(_BEGIN + facts_of.execute, parameters)
-        return _Question(commands, facts_of, wanted, self._recent.left_by, known, sql)
+        Where it cannot tell, it makes ready to read their facts, while the database is busy. To append to such a book
+        may turn out `Mistaken`; meanwhile, facts can be read for no other batch.
+        """
+        with suppress(Exception):  # it will show again when the facts are read
+            question = question_of(commands, self._recent)
+            if question.is_answered and self._last is not None and (instant := self._guesses.instant()) is not None:
+                book = Book(self._last.head, max(instant, self._last.instant), question.known)
+                self._recent.lend(question.left_by)
+                self._with_holds = set()
+                self._guess = _Guess(book, question.left_by, [])
+                return book
+            self._ahead = self._asked(question)
+        return None
+
+    def _asked(self, question: Question) -> _Asked:
+        return _Asked(question, self.session.render(_BEGIN + question.facts.execute, question.parameters()))
 
     async def read_facts(self, commands: Sequence[Command]) -> Book:
         """Begin a transaction, wait for the lock, and read all that the commands are decided on."""
-        question, self._ahead = self._ahead, None
-        if question is None or question.commands is not commands:
-            question = self._question(commands)
-        await self._prepared.have((question.facts_of,))
+        if self._guess is not None:  # it came to nothing
+            self._guess = None
+            self._guesses.mistaken()
+            self._recent.forget()
+        asked, self._ahead = self._ahead, None
+        if asked is None or asked.question.commands is not commands:
+            asked = self._asked(question_of(commands, self._recent))
+        await self._prepared.have((asked.question.facts,))
         try:
-            rows = await self.session.run(question.sql)
+            rows = await self.session.run(asked.sql)
         except StatementFailed as error:
             if error.sqlstate == _LOCK_NOT_AVAILABLE:
                 await self._evict_stalled()
             raise
-        seq, digest, instant, known, *values = rows[0]
-        facts = decoded(question.wanted, values)
-        head = Head(seq or 0, bytes(digest) if digest is not None else GENESIS)
-        accounts = facts.pop(ACCOUNTS, {})
-        self._with_holds = {account.id for account in accounts.values() if account.held}
-        if head.hash == question.left_by:
-            accounts |= question.accounts
-        self._recent.lend(head.hash)
-        return Book(head, instant, accounts, _known(known), facts)
+        self._book = book = asked.question.read(rows[0])
+        self._with_holds = {account.id for account in book.accounts.values() if account.held}
+        self._recent.lend(book.head.hash)
+        self._guesses.read(book.instant)
+        return book
 
     async def _evict_stalled(self) -> None:
         """End the backend of a process that has stopped while holding the lock, with its facts still unread."""
@@ -155,16 +148,49 @@ class JournalWriter:
     async def append_part(self, book: Book, batch: Sequence[Sealed]) -> None:
         """Send the first records of a batch on their way; what comes of it shows when more are sent."""
         rendered = self._rendered(book, batch, last=False)
-        await self._part_done()
-        self._part = ensureDeferred(self.session.run(rendered))
+        guess = self._guess_of(book)
+        if guess is not None:
+            guess.parts.append(rendered)
+        else:
+            await self._part_done()
+            self._part = ensureDeferred(self.session.run(rendered))
 
-    async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
-        """Keep the (other) records of a batch and the state it led to, announce it, and commit."""
+    async def append(self, book: Book, batch: Sequence[Sealed], refused: Sequence[Command] = ()) -> None:
+        """Keep the (other) records of a batch and the state it led to, announce it, and commit.
+
+        Raises `Mistaken`, with nothing kept, where the book was a guess and a wrong one. It is wrong as well if
+        something stands under the key of a command that was refused: that would be a replay.
+        """
         rendered = self._rendered(book, batch, last=True)
+        guess = self._guess_of(book)
+        self._book = self._guess = None
         # Before it is committed, for whoever looks ahead; if it fails, all is forgotten.
         self._recent.follow(book.head.hash, book.accounts.values(), self._with_holds)
-        await self._part_done()
-        await self.session.run(rendered)
+        self._last = book
+        if guess is not None:
+            await self._append_guessed(guess, rendered, refused)
+        else:
+            await self._part_done()
+            await self.session.run(rendered)
+
+    def _guess_of(self, book: Book) -> _Guess | None:
+        """Return the guess that made a book, None if it was read; an older book is of no use any more."""
+        if book is self._book:
+            return None
+        if self._guess is None or self._guess.book is not book:
+            raise Mistaken("what it rests on is gone")
+        return self._guess
+
+    async def _append_guessed(self, guess: _Guess, rendered: bytes, refused: Sequence[Command]) -> None:
+        parameters = {"left_by": f"\\x{guess.left_by.hex()}", "instant": guess.book.instant, **keys_of(refused)}
+        opening = self.session.render(_BEGIN + _REQUIRE_UNCHANGED, parameters)
+        try:
+            await self.session.run(b"".join([opening, *guess.parts, rendered]))
+        except StatementFailed as error:
+            self._guesses.mistaken()
+            await (self._evict_stalled() if error.sqlstate == _LOCK_NOT_AVAILABLE else self.roll_back())
+            raise Mistaken(str(error)) from error
+        self._guesses.kept()
 
     async def roll_back(self) -> None:
         """End the transaction without a trace."""
@@ -175,7 +201,7 @@ class JournalWriter:
 
     def _forget(self) -> None:
         self._recent.forget()
-        self._ahead = None
+        self._ahead = self._guess = self._book = self._last = None
 
     def _rendered(self, book: Book, batch: Sequence[Sealed], *, last: bool) -> bytes:
         """Return the statements that keep some records, and for the last ones of a batch all that ends it."""
@@ -216,16 +242,3 @@ class JournalWriter:
             self._part.addErrback(lambda _: None)  # nobody asks any more
             self._part = None
         self.session.close()
-
-
-def _known(rows: str | None) -> dict[tuple[str | None, str | None], Record]:
-    if rows is None:
-        return {}
-    records = map(read_body, msgspec.json.decode(rows, type=list[str]))
-    return {(record.scope, record.key): record for record in records}
-
-
-@lru_cache
-def _facts(names: tuple[str, ...]) -> Prepared:
-    name = blake2b(" ".join(names).encode(), digest_size=8).hexdigest()  # identifiers are short
-    return Prepared(f"facts_{name}", _FACTS.replace("{columns}", columns(names)))

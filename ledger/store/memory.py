@@ -43,8 +43,9 @@ class MemoryJournal:
     async def open(self) -> None:
         """Nothing to do."""
 
-    def look_ahead(self, commands: Sequence[Command]) -> None:
-        """Nothing to do."""
+    def look_ahead(self, commands: Sequence[Command]) -> Book | None:  # noqa: ARG002
+        """Return None: to read takes no time."""
+        return None
 
     async def read_facts(self, commands: Sequence[Command]) -> Book:
         """Hand out copies of what the commands are decided on."""
@@ -66,7 +67,7 @@ class MemoryJournal:
         """Take the first records of a batch."""
         self._parts.extend(batch)
 
-    async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
+    async def append(self, book: Book, batch: Sequence[Sealed], refused: Sequence[Command] = ()) -> None:  # noqa: ARG002
         """Keep a batch and the state it led to."""
         batch, self._parts = [*self._parts, *batch], []
         self.sealed.extend(batch)

@@ -79,10 +79,10 @@ class CoreMemory(MemoryJournal):
                 found[name] = {LATEST: Closed(LATEST, max(self.periods))} if self.periods else {}
         return found
 
-    async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
+    async def append(self, book: Book, batch: Sequence[Sealed], refused: Sequence[Command] = ()) -> None:
         """Keep the rows, too."""
         before = len(self.sealed)
-        await super().append(book, batch)
+        await super().append(book, batch, refused)
         for sealed in self.sealed[before:]:
             for name, row in sealed.writes:
                 if name == HOLDS:

@@ -54,10 +54,10 @@ async def test_killed_while_it_holds_the_transaction(
     async with House(database_url, database_server) as house:
         append = house.store.append
 
-        async def killed(book: Book, batch: Sequence[Sealed]) -> None:
+        async def killed(book: Book, batch: Sequence[Sealed], refused: Sequence[Command] = ()) -> None:
             monkeypatch.setattr(house.store, "append", append)
             house.kill(house.backend_of_writer())
-            await append(book, batch)
+            await append(book, batch, refused)
 
         monkeypatch.setattr(house.store, "append", killed)
         commands = [house.credit() for _ in range(5)]

@@ -128,10 +128,10 @@ async def test_killed_in_the_transaction(
         payment = await till.make()
         append = house.store.append
 
-        async def killed(book: Book, batch: Sequence[Sealed]) -> None:
+        async def killed(book: Book, batch: Sequence[Sealed], refused: Sequence[Command] = ()) -> None:
             monkeypatch.setattr(house.store, "append", append)
             house.kill(house.backend_of_writer())
-            await append(book, batch)
+            await append(book, batch, refused)
 
         monkeypatch.setattr(house.store, "append", killed)
         job_id = await till.schedule(payment)

@@ -73,8 +73,9 @@ class Unreliable(MemoryJournal):
     def close(self) -> None:
         self.connected = False
 
-    def look_ahead(self, commands: Sequence[Command]) -> None:
+    def look_ahead(self, commands: Sequence[Command]) -> Book | None:
         self.ahead.append([command.id for command in commands])
+        return None
 
     async def read_facts(self, commands: Sequence[Command]) -> Book:
         await self._step("read_facts")
@@ -85,14 +86,14 @@ class Unreliable(MemoryJournal):
         self.parts.append(len(batch))
         await super().append_part(book, batch)
 
-    async def append(self, book: Book, batch: Sequence[Sealed]) -> None:
+    async def append(self, book: Book, batch: Sequence[Sealed], refused: Sequence[Command] = ()) -> None:
         if self.poison & {sealed.record.id for sealed in batch}:
             raise POISON
         kept = self.plan.get("append", deque([None]))
         if kept and kept[0] is KEPT:
-            await super().append(book, batch)
+            await super().append(book, batch, refused)
         await self._step("append")
-        await super().append(book, batch)
+        await super().append(book, batch, refused)
         self.commits.append(len(batch))
 
     async def roll_back(self) -> None:

@@ -1,0 +1,45 @@
+"""When a batch may be decided on what the one before leaves, with the database still to be asked; and at what time."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from ledger.domain.periods import instant_of
+
+_TRUSTED: Final = 1.0  # seconds for which this process's clock is taken for the database's
+_FIRST_REST, _LONGEST_REST = 16, 1_024  # batches
+
+
+class Mistaken(Exception):
+    """A batch was decided on what is not so: nothing of it is kept, and it is to be decided on what is read."""
+
+
+class Guesses:
+    """The database's clock by this process's, and a rest for guessing where it goes wrong."""
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._read_at = 0.0
+        self._instant: datetime | None = None
+        self._left = 0
+        self._rest = _FIRST_REST
+
+    def read(self, instant: str) -> None:
+        """Learn what the database's clock has just shown; a batch was read, not guessed."""
+        self._read_at, self._instant = self._seconds(), datetime.fromisoformat(instant)
+        self._left = max(self._left - 1, 0)
+
+    def instant(self) -> str | None:
+        """Return the database's time, or a little less, in the form of records; None where the next batch must ask."""
+        passed = self._seconds() - self._read_at
+        if self._left or self._instant is None or not 0 <= passed <= _TRUSTED:
+            return None
+        return instant_of(self._instant + timedelta(seconds=passed))
+
+    def kept(self) -> None:
+        """Learn that a guess was right."""
+        self._rest = _FIRST_REST
+
+    def mistaken(self) -> None:
+        """Learn that a guess was wrong: the next batches are read, more of them each time."""
+        self._left, self._rest = self._rest, min(2 * self._rest, _LONGEST_REST)
