@@ -136,12 +136,12 @@ class Book:
 
     def decide(self, command: Command) -> Outcome:
         """Decide one command; what is refused, for whatever cause, leaves the book as it was."""
-        fingerprint = None
+        fingerprint, key = None, (command.scope, command.key)
         undone, noted = len(self._undo), len(self._noted)
         try:
             if command.key is not None:
                 fingerprint = fingerprint_of(command)
-                known = self.known.get((command.scope, command.key))
+                known = self.known.get(key)
                 if known is not None:
                     if known.fingerprint == fingerprint:
                         return Replayed(known)
@@ -154,7 +154,7 @@ class Book:
             self.touched[before[0].id] = before[0]
         self.head = Head(sealed.record.seq, sealed.hash)
         if command.key is not None:
-            self._put(self.known, (command.scope, command.key), sealed.record)
+            self._put(self.known, key, sealed.record)
         if self._before is None:
             self._undo.clear()
             self._noted.clear()

@@ -65,11 +65,13 @@ def parse_amount(text: str, scale: int, max_amount: int, field: str = "amount") 
 
 def format_amount(minor: int, scale: int) -> str:
     """Return minor units as a decimal text with exactly the scale's decimals."""
+    digits = str(minor)
+    if minor > 0 and len(digits) > scale > 0:  # as most are
+        return f"{digits[:-scale]}.{digits[-scale:]}"
     if scale == 0:
-        return str(minor)
+        return digits
     if minor < 0:
         return "-" + format_amount(-minor, scale)
-    digits = str(minor)
     if len(digits) <= scale:
         digits = digits.zfill(scale + 1)
     return f"{digits[:-scale]}.{digits[-scale:]}"

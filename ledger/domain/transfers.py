@@ -172,6 +172,9 @@ class Transfer(PostedAlongLegs, frozen=True, kw_only=True, gc=False):
 
     def content(self) -> Any:
         """The legs with their assets, what is expected, and from when it counts."""
+        if len(self.legs) == 1:  # said for the sake of most
+            leg = self.legs[0]
+            return (((leg.source, leg.target, self.assets[0], leg.amount),), self.expect, self.effective_at)
         legs = [(leg.source, leg.target, asset, leg.amount) for leg, asset in zip(self.legs, self.assets, strict=True)]
         return (legs, self.expect, self.effective_at)
 
@@ -186,8 +189,9 @@ class Transfer(PostedAlongLegs, frozen=True, kw_only=True, gc=False):
         return Draft(entries, writes=backdate(book, self.effective_at, entries), effective_at=self.effective_at)
 
     def _require_within_limit(self) -> None:
+        most = self.most
         for index, leg in enumerate(self.legs):
-            if leg.amount > self.most:
+            if leg.amount > most:
                 limit = format_amount(self.most, asset_named(self.assets[index]).scale)
                 raise Refused("amount_exceeds_limit", field=field_of(self.legs, index, "amount"), limit=limit)
 

@@ -17,15 +17,12 @@ class _Message(msgspec.Struct, frozen=True, tag_field="type", tag="balance_updat
     data: msgspec.Raw
 
 
-class Lazy:
+class Lazy(msgspec.Struct, eq=False, gc=False):
     """A record's updates and their JSON, each made at most once for all topics."""
 
-    __slots__ = ("_committed", "_texts", "_updates")
-
-    def __init__(self, committed: Committed) -> None:
-        self._committed = committed
-        self._updates: tuple[Update, ...] | None = None
-        self._texts: dict[int, msgspec.Raw] = {}
+    _committed: Committed
+    _updates: tuple[Update, ...] | None = None
+    _texts: dict[int, msgspec.Raw] | None = None
 
     def update(self, index: int) -> Update:
         """The record's update of this number, system accounts not counted."""
@@ -35,26 +32,25 @@ class Lazy:
 
     def text(self, index: int) -> msgspec.Raw:
         """The JSON of that update."""
+        if self._texts is None:
+            self._texts = {}
         text = self._texts.get(index)
         if text is None:
             text = self._texts[index] = msgspec.Raw(_encoder.encode(self.update(index)))
         return text
 
 
-class Event:
+class Event(msgspec.Struct, eq=False, gc=False):
     """An update as a message of one topic; `part` counts the topic's messages of one record from 0."""
 
-    __slots__ = ("_index", "_lazy", "_message", "account_id", "frame", "part", "seq", "topic")
-
-    def __init__(self, topic: str, seq: int, part: int, account_id: str, lazy: Lazy, index: int) -> None:
-        self.topic = topic
-        self.seq = seq
-        self.part = part
-        self.account_id = account_id
-        self.frame: bytes | None = None  # a transport's own form of the message, kept here for the next subscriber
-        self._lazy = lazy
-        self._index = index
-        self._message: bytes | None = None
+    topic: str
+    seq: int
+    part: int
+    account_id: str
+    _lazy: Lazy
+    _index: int
+    frame: bytes | None = None  # a transport's own form of the message, kept here for the next subscriber
+    _message: bytes | None = None
 
     def __repr__(self) -> str:
         return f"Event({self.topic!r}, {self.seq}:{self.part})"

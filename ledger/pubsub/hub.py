@@ -98,8 +98,8 @@ class Hub:
     def _tell_everyone(self, committed: Committed, subscriptions: list[Subscription]) -> None:
         """Do the same where nobody follows anything else, which is how a server spends most of its time."""
         lazy, seq = Lazy(committed), committed.record.seq
-        for part, (index, account_id, _) in enumerate(published(committed)):
-            _deliver(Event(ALL_TOPIC, seq, part, account_id, lazy, index), subscriptions)
+        for index, account_id, _ in published(committed):
+            _deliver(Event(ALL_TOPIC, seq, index, account_id, lazy, index), subscriptions)
 
 
 def _deliver(event: Event, subscriptions: list[Subscription]) -> None:

@@ -11,7 +11,8 @@ import msgspec
 from ledger.domain.errors import Refused
 from ledger.domain.policy import Action, is_open
 from ledger.resources.answers import JSON, Headers, Parts
-from ledger.resources.reading import Reader, reader_of
+from ledger.resources.readers import reader_of
+from ledger.resources.reading import Reader
 
 MIB: Final = 1 << 20
 

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import Annotated, Any, Final, Generic, TypeVar
 from urllib.parse import parse_qsl
 
@@ -41,8 +41,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 _before_value = re.compile(r" ['\"]").split  # what follows would be the value itself, however long
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
-_SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")  # NUL or half of a surrogate pair
-_NO_SUCH_TEXT: Final = "NUL and lone surrogates are not allowed"
+SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")  # NUL or half of a surrogate pair
+NO_SUCH_TEXT: Final = "NUL and lone surrogates are not allowed"
 _BLANKS = frozenset((b'"', b" ", b"\\", b"\xc2", b"\xe1", b"\xe2", b"\xe3"))  # how a string of white space can begin
 _NO_NESTING = bytes(set(range(256)) - set(b'"[]{}'))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
@@ -108,7 +108,7 @@ class Reader(Generic[S]):
         except msgspec.DecodeError:
             raise self._explain(body) from None
         for name in self._texts:
-            if _blank(getattr(value, name)):
+            if is_blank(getattr(value, name)):
                 raise self._explain(body)
         for name in self._money:
             if _blank_json(getattr(value, name)):
@@ -119,7 +119,7 @@ class Reader(Generic[S]):
         """Refuse what is nested too deeply, or holds text that cannot be kept."""
         if body.count(b"{") + body.count(b"[") > MAX_DEPTH and too_deep(body):
             raise Refused("invalid_request", "The body is nested too deeply")
-        if not body.isascii() or _SUSPICIOUS.search(body):
+        if not body.isascii() or SUSPICIOUS.search(body):
             _check_text(body)
 
     def query(self, query: bytes) -> S:
@@ -134,7 +134,7 @@ class Reader(Generic[S]):
         try:
             read = msgspec.convert(given, self._kind, strict=False)
         except msgspec.ValidationError:
-            self._require(name for name, value in given.items() if not _blank(value))
+            self._require(name for name, value in given.items() if not is_blank(value))
             for name, value in given.items():
                 self._check(name, value, partial(_convert, value))
             raise Refused("invalid_request") from None
@@ -188,31 +188,6 @@ class Reader(Generic[S]):
             raise Refused("invalid_request", message, field=name) from None
 
 
-class BulkReader(Reader[S]):
-    """Reads a request whose parts, raw as they are, are read one by one later: what is in them is screened then."""
-
-    def body(self, body: bytes) -> S:
-        """Return what a JSON body says, or refuse it."""
-        try:
-            return super().body(body)
-        except RecursionError:
-            raise Refused("invalid_request", "The body is nested too deeply") from None
-        except Refused:
-            # Half of a pair is no JSON to the decoder; a NUL is, and the parts' own matter.
-            if _SUSPICIOUS.search(body):
-                raise Refused("invalid_request", _NO_SUCH_TEXT, field=self._required[0]) from None
-            raise
-
-    def _screen(self, body: bytes) -> None:
-        """Leave it to the readers of the parts."""
-
-
-@lru_cache
-def reader_of(kind: type[S], *, is_bulk: bool = False) -> Reader[S]:
-    """Return the one reader of a type of request: to make it takes a while."""
-    return BulkReader(kind) if is_bulk else Reader(kind)
-
-
 def _convert(text: str, kind: Any) -> None:
     msgspec.convert(text, kind, strict=False)
 
@@ -240,14 +215,14 @@ def _check_text(body: bytes) -> None:
     except UnicodeDecodeError:
         raise Refused("invalid_request", "The body is not UTF-8") from None
     try:
-        content = json.loads(text) if _SUSPICIOUS.search(body) else None
+        content = json.loads(text) if SUSPICIOUS.search(body) else None
     except ValueError:
         raise Refused("invalid_request", "The body is not valid JSON") from None
     if isinstance(content, dict):
         for name, value in content.items():
             if _unclean(name) or _unclean(value):
                 shown = "".join(c for c in name if c != "\0" and not "\ud800" <= c <= "\udfff")
-                raise Refused("invalid_request", _NO_SUCH_TEXT, field=shown[:MAX_TEXT])
+                raise Refused("invalid_request", NO_SUCH_TEXT, field=shown[:MAX_TEXT])
 
 
 def _unclean(value: Any) -> bool:
@@ -258,7 +233,8 @@ def _unclean(value: Any) -> bool:
     return isinstance(value, list) and any(map(_unclean, value))
 
 
-def _blank(value: Any) -> bool:
+def is_blank(value: Any) -> bool:
+    """Whether a text, or a field that is null, says nothing."""
     if value.__class__ is Secret:
         value = value.reveal()
     return value is None or (value.__class__ is str and (not value or value.isspace()))
@@ -266,7 +242,7 @@ def _blank(value: Any) -> bool:
 
 def _blank_json(value: msgspec.Raw) -> bool:
     raw = bytes(value)
-    return raw == b"null" or (raw[:1] == b'"' and raw[1:2] in _BLANKS and _blank(msgspec.json.decode(raw)))
+    return raw == b"null" or (raw[:1] == b'"' and raw[1:2] in _BLANKS and is_blank(msgspec.json.decode(raw)))
 
 
 def _reason(kind: Any) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import Annotated, Final, TypeVar
 
@@ -18,7 +18,8 @@ from ledger.domain.transfers import Transfer, TransferTold
 from ledger.resources.answers import ErrorTold, error_told
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import MIB, Answer, Call, Endpoint
-from ledger.resources.reading import Reader
+from ledger.resources.plain_transfers import plain_command
+from ledger.resources.readers import PartReader
 from ledger.resources.transfer_forms import REFUSES, TransferRequest, accounts_of, command_of
 from ledger.services.settling import is_in_doubt
 
@@ -64,7 +65,7 @@ class BatchOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
     error: ErrorTold | None = None
 
 
-_ITEM: Final = Reader(BatchedTransfer)
+_ITEMS: Final = PartReader(BatchedTransfer)
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -137,21 +138,27 @@ class TransferBatchEndpoints:
 
     async def _read(self, caller: Caller, items: Sequence[msgspec.Raw]) -> list[Transfer | Refused]:
         """Read some transfers into commands, with refusals in the places of those that cannot be."""
-        requests = [_request(item) for item in items]
-        owners = self._backend.owners_at_hand
-        read_now = [one for one in requests if not isinstance(one, Refused)]
-        if not all(_is_plain(one, owners) for one in read_now):
-            owners = await self._backend.owners({account for one in read_now for account in accounts_of(one)})
+        backend, scope = self._backend, caller.scope
+        new_id, at_hand, config = backend.new_id, backend.owners_at_hand, backend.config
         read: list[Transfer | Refused] = []
-        for one in requests:
+        rest: list[tuple[int, BatchedTransfer]] = []
+        for index, one in enumerate(_requests(items)):
             if isinstance(one, Refused):
                 read.append(one)
                 continue
+            plain = plain_command(one, at_hand, caller, new_id(), scope, one.idempotency_key, config)
+            if plain is not None:
+                read.append(plain)
+            else:
+                rest.append((index, one))
+        owners = await backend.owners({account for _, one in rest for account in accounts_of(one)}) if rest else at_hand
+        for index, one in rest:
+            command: Transfer | Refused
             try:
-                new_id, config = self._backend.new_id(), self._backend.config
-                read.append(command_of(one, owners, caller, new_id, caller.scope, one.idempotency_key, config))
+                command = command_of(one, owners, caller, new_id(), scope, one.idempotency_key, config)
             except Refused as refused:
-                read.append(refused)
+                command = refused
+            read.insert(index, command)
         return read
 
 
@@ -185,22 +192,15 @@ def _slices(items: Sequence[T], weight_of: Callable[[T], int], most: int) -> Ite
     yield items[start:]
 
 
-def _is_plain(request: BatchedTransfer, owners: Container[str]) -> bool:
-    """Whether a transfer is between two known accounts, and asks nothing of others."""
-    return request.legs is None and request.expect is None and request.source in owners and request.target in owners
-
-
 def _bytes_of(item: msgspec.Raw) -> int:
     return len(memoryview(item))
 
 
-def _request(item: msgspec.Raw) -> BatchedTransfer | Refused:
-    if _bytes_of(item) > MIB:
-        return Refused("payload_too_large", limit=MIB)  # as it would be alone; reading it would take too long
-    try:
-        return _ITEM.body(bytes(item))
-    except Refused as refused:
-        return refused
+def _requests(items: Sequence[msgspec.Raw]) -> Sequence[BatchedTransfer | Refused]:
+    """Read items, with refusals in the places of those that cannot be."""
+    if len(items) == 1 and _bytes_of(items[0]) > MIB:
+        return [Refused("payload_too_large", limit=MIB)]  # as it would be alone; reading it would take too long
+    return _ITEMS.bodies(items)
 
 
 def _told(command: Transfer, outcome: Outcome) -> bytes:

@@ -11,17 +11,19 @@ from ledger.services.lanes import LaneFull
 from ledger.services.replies import Waiting
 
 _MOST: Final = 256
+_NOTING, _ANSWERING = 1 / 8, 16.0  # efforts, in answers: to note an outcome, and to answer for hundreds
 
 
 class Member(Waiting):
     """One command of a bundle."""
 
-    __slots__ = ("bundle", "index")
+    __slots__ = ("bundle", "effort", "index")
 
-    def __init__(self, command: Command, bundle: "Bundle", index: int) -> None:
+    def __init__(self, command: Command, bundle: "Bundle", index: int, effort: float) -> None:
         self.command = command
         self.bundle = bundle
         self.index = index
+        self.effort = effort
         self.finished = False
         self.tries = 0
 
@@ -41,7 +43,11 @@ class Bundle:
     __slots__ = ("_outcomes", "answer", "is_whole", "members", "weight")
 
     def __init__(self, commands: Sequence[Command], is_whole: bool) -> None:
-        self.members: list[Waiting] = [Member(command, self, index) for index, command in enumerate(commands)]
+        last = len(commands) - 1
+        self.members: list[Waiting] = [
+            Member(command, self, index, _ANSWERING if index == last else _NOTING)
+            for index, command in enumerate(commands)
+        ]
         self.is_whole = is_whole
         self.weight = sum(command.weight for command in commands)
         self.answer: Deferred[list[Outcome]] = Deferred()

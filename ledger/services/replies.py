@@ -13,7 +13,7 @@ from ledger.domain.errors import Refused
 
 log = Logger()
 
-_A_TURN: Final = 32  # an answer is an HTTP response written: tens of microseconds each
+_A_TURN: Final = 32  # answers, each of them an HTTP response written: tens of microseconds each
 
 
 class Waiting:
@@ -22,6 +22,7 @@ class Waiting:
     __slots__ = ("answer", "command", "finished", "tries")
 
     tells_of_trouble = True  # whether the log hears of what broke
+    effort = 1.0  # of telling, in answers
 
     def __init__(self, command: Command) -> None:
         self.command = command
@@ -66,10 +67,11 @@ class Replies:
             await self._quiet
 
     def _some(self) -> None:
-        many = min(_A_TURN, len(self._queue))
-        self.given += many
-        for _ in range(many):
-            waiting, outcome = self._queue.popleft()
+        queue, left = self._queue, float(_A_TURN)
+        while queue and left > 0:
+            waiting, outcome = queue.popleft()
+            self.given += 1
+            left -= waiting.effort
             if waiting.finished:
                 continue
             waiting.finished = True
@@ -77,7 +79,7 @@ class Replies:
                 _answer(waiting, outcome)
             except Exception:
                 log.failure("An answer could not be given")
-        if self._queue:
+        if queue:
             self._reactor.callLater(0, self._some)
         elif self._quiet is not None:
             quiet, self._quiet = self._quiet, None

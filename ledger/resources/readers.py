@@ -1,0 +1,73 @@
+"""The readers of requests, one a type; and of requests that hold many of another type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import msgspec
+
+from ledger.domain.errors import Refused
+from ledger.domain.secret import read_secret
+from ledger.resources.reading import NO_SUCH_TEXT, SUSPICIOUS, Reader, S, is_blank, too_deep
+
+
+class BulkReader(Reader[S]):
+    """Reads a request whose parts, raw as they are, are read one by one later: what is in them is screened then."""
+
+    def body(self, body: bytes) -> S:
+        """Return what a JSON body says, or refuse it."""
+        try:
+            return super().body(body)
+        except RecursionError:
+            raise Refused("invalid_request", "The body is nested too deeply") from None
+        except Refused:
+            # Half of a pair is no JSON to the decoder; a NUL is, and the parts' own matter.
+            if SUSPICIOUS.search(body):
+                raise Refused("invalid_request", NO_SUCH_TEXT, field=self._required[0]) from None
+            raise
+
+    def _screen(self, body: bytes) -> None:
+        """Leave it to the readers of the parts."""
+
+
+class PartReader(Reader[S]):
+    """Reads many requests of one type, which stand in one body."""
+
+    def __init__(self, kind: type[S]) -> None:
+        super().__init__(kind)
+        self._many: msgspec.json.Decoder[list[S]] = msgspec.json.Decoder(list[kind], dec_hook=read_secret)  # type: ignore[valid-type]
+
+    def bodies(self, parts: Sequence[msgspec.Raw]) -> Sequence[S | Refused]:
+        """Return what each of them says, or its refusal in its place."""
+        try:
+            return self._together(parts)
+        except (ValueError, RecursionError):
+            return [self._alone(bytes(part)) for part in parts]
+
+    def _together(self, parts: Sequence[msgspec.Raw]) -> Sequence[S]:
+        """Read them at once; raises `ValueError` where one of them has to be looked at more closely."""
+        body = b"[%b]" % b",".join(parts)
+        is_flat = body.count(b"{") + body.count(b"[") == len(parts) + 1
+        if SUSPICIOUS.search(body) or (not is_flat and too_deep(body)):
+            raise ValueError("nested deeply, or with text that cannot be kept")
+        if not body.isascii():
+            body.decode()
+        values = self._many.decode(body)
+        if any(is_blank(getattr(value, name)) for name in self._texts for value in values):
+            raise ValueError("something is missing")
+        if any(getattr(value, field) is not None for field, _ in self._moments for value in values):
+            raise ValueError("an instant is to be looked at")
+        return values
+
+    def _alone(self, body: bytes) -> S | Refused:
+        try:
+            return self.body(body)
+        except Refused as refused:
+            return refused
+
+
+@lru_cache
+def reader_of(kind: type[S], *, is_bulk: bool = False) -> Reader[S]:
+    """Return the one reader of a type of request: to make it takes a while."""
+    return BulkReader(kind) if is_bulk else Reader(kind)
