@@ -56,8 +56,8 @@ class Batch:
         while start < len(self.waiting):
             one = self.waiting[start]
             if isinstance(one, Member) and one.bundle.is_whole:
-                yield start, start + len(one.bundle.members)
-                start += len(one.bundle.members)
+                yield start, start + one.bundle.size
+                start += one.bundle.size
             else:
                 start += 1
 

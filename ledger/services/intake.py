@@ -10,7 +10,7 @@ from ledger.services.lanes import Lanes
 from ledger.services.replies import Waiting
 
 BATCH: Final = 1_000
-_BESIDE: Final = 256  # of bundles, where single commands come as well: what waits beside them shall not wait long
+_BESIDE: Final = 128  # of bundles, where single commands come as well: what waits beside them shall not wait long
 _CALM: Final = 8  # batches in a row without a single command
 
 
@@ -30,7 +30,7 @@ class Intake:
 
     def take_ahead(self) -> Batch | None:
         """Choose the next batch now, if later it would not be a fuller one; it is what `take` returns next."""
-        is_full = len(self.lanes) >= self._batch or (self._is_calm and self.bundles)
+        is_full = len(self.lanes) >= self._batch or self.bundles
         if self._first or not is_full:
             return None
         batch = self._taken()
