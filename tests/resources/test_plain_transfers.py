@@ -1,0 +1,118 @@
+"""The short way to read a batch tells nothing else than the long one."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.domain.accounts import Owner
+from ledger.domain.errors import Refused
+from ledger.domain.game_users import ASSET as GAMES_ASSET
+from ledger.domain.policy import Caller
+from ledger.resources.plain_transfers import plain_command
+from ledger.resources.readers import PartReader
+from ledger.resources.reading import Reader
+from ledger.resources.transfer_batch import BatchedTransfer
+from ledger.resources.transfer_forms import command_of
+from tests.strategies import examples
+
+ACCOUNTS = [f"01900000-0000-7000-8000-00000000000{digit}" for digit in range(5)]
+ASSETS = ("USD/2", "USD/2", "JPY/0", GAMES_ASSET, "KWD/3")
+OWNERS = {one: Owner(one, None, asset, False) for one, asset in zip(ACCOUNTS, ASSETS, strict=True)}
+CONFIG: Any = SimpleNamespace(max_amount=10**15)
+ADMIN = Caller(kind="user", user_id="01900000-0000-7000-8000-0000000000aa", role="admin")
+USER = Caller(kind="user", user_id="01900000-0000-7000-8000-0000000000bb", role="user")
+
+accounts = st.sampled_from([*ACCOUNTS, ACCOUNTS[0].upper(), "0" * 36, "", " ", "é"]) | st.none() | st.integers()
+written = st.from_regex(r'"?-?[0-9]{0,20}(\.[0-9]{0,20})?(e[0-9])?"?', fullmatch=True) | st.sampled_from(
+    [
+        '"1.00"',
+        "1.00",
+        "0.01",
+        "5",
+        '"5"',
+        "0",
+        '"0.00"',
+        "null",
+        '" 1"',
+        '"\\u0031"',
+        "1e2",
+        '"9223372036854775.807"',
+        "[]",
+    ]
+)
+texts = st.sampled_from(["plain", "", "x" * 256, "Zoë", "\0", "\ud800", "a\\b", '"']) | st.text(max_size=9)
+others: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "description": texts | st.none(),
+        "metadata": st.none() | st.dictionaries(texts, st.none() | st.lists(st.integers(), max_size=2), max_size=2),
+        "expect": st.none() | st.fixed_dictionaries({"account_id": accounts, "version": st.integers(-1, 3)}),
+        "effective_at": st.sampled_from([None, "2026-05-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "never"]),
+        "legs": st.none() | st.just([]),
+        "idempotency_key": st.sampled_from(["k", "", " ", "é", "k\n", None, 5, "x" * 256]),
+        "more": texts,
+    },
+)
+
+
+@st.composite
+def items(draw: st.DrawFn) -> bytes:
+    """A transfer as somebody might write it, most often well."""
+    fields: dict[str, Any] = {"idempotency_key": "k", "from": ACCOUNTS[0], "to": ACCOUNTS[1]}
+    fields |= draw(st.fixed_dictionaries({}, optional={"from": accounts, "to": accounts}))
+    fields |= draw(st.just({}) | others)
+    raw = json.dumps(fields)[:-1] + ', "amount": ' + draw(written) + "}"
+    try:
+        msgspec.json.decode(raw.encode(errors="surrogatepass"), type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return b"{}"
+    return raw.encode()
+
+
+def read_alone(raw: bytes) -> BatchedTransfer | Refused:
+    """What the reader of single requests makes of it."""
+    try:
+        return Reader(BatchedTransfer).body(raw)
+    except Refused as refused:
+        return refused
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two readings are the same."""
+    if isinstance(one, Refused) and isinstance(other, Refused):
+        return (one.reason, one.message, one.details) == (other.reason, other.message, other.details)
+    return one == other
+
+
+@given(st.lists(items(), min_size=1, max_size=4))
+@examples(400)
+def test_requests_are_read_together_as_they_are_alone(raws: list[bytes]) -> None:
+    together = PartReader(BatchedTransfer).bodies([msgspec.Raw(raw) for raw in raws])
+    alone = [read_alone(raw) for raw in raws]
+    assert all(map(same, together, alone))
+    assert len(together) == len(alone)
+
+
+@given(items(), st.sampled_from([ADMIN, ADMIN, USER]))
+@examples(600)
+def test_a_plain_command_is_what_the_long_way_makes(raw: bytes, caller: Caller) -> None:
+    request = read_alone(raw)
+    if isinstance(request, Refused):
+        return
+    plain = plain_command(request, OWNERS, caller, "id", "scope", request.idempotency_key, CONFIG)
+    if plain is not None:
+        assert plain == command_of(request, OWNERS, caller, "id", "scope", request.idempotency_key, CONFIG)
+
+
+def test_most_transfers_are_plain() -> None:
+    for amount in ("1.00", 1, "0.01", 92233720368.5):
+        item = {"idempotency_key": "k", "from": ACCOUNTS[0], "to": ACCOUNTS[1], "amount": amount}
+        request = Reader(BatchedTransfer).body(json.dumps(item).encode())
+        assert plain_command(request, OWNERS, ADMIN, "id", None, "k", CONFIG) is not None
+        assert plain_command(request, OWNERS, USER, "id", None, "k", CONFIG) is None
