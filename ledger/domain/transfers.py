@@ -131,6 +131,8 @@ class PostedAlongLegs(Command, frozen=True, kw_only=True, gc=False):
 
     def needs(self) -> Iterable[tuple[str, Iterable[str]]]:
         """All accounts of the legs."""
+        if len(self.legs) == 1:  # said for the sake of most, here as below
+            return ((ACCOUNTS, (self.legs[0].source, self.legs[0].target)),)
         return ((ACCOUNTS, [account_id for leg in self.legs for account_id in (leg.source, leg.target)]),)
 
     @property
@@ -140,16 +142,20 @@ class PostedAlongLegs(Command, frozen=True, kw_only=True, gc=False):
 
     def answer(self, record: Record) -> bytes:
         """What is told of the transfer."""
+        return canonical(self.told(record))
+
+    def told(self, record: Record) -> TransferTold:
+        """Return what the caller may see of this command's record."""
         entries = record.entries
-        if self.shown is None and len(entries) == 2:  # most are; this is said so for their sake, at half the cost
+        if self.shown is None and len(entries) == 2:
             (given, taken), scale = entries, asset_named(self.assets[0]).scale
             legs = [LegTold(given.account, taken.account, format_amount(taken.amount, scale))]
-            return canonical(_told(record, legs, [_balance(given, scale), _balance(taken, scale)]))
+            return _told(record, legs, [_balance(given, scale), _balance(taken, scale)])
         scales: dict[str, int] = {}
         for leg, asset in zip(self.legs, self.assets, strict=True):
             scales[leg.source] = scales[leg.target] = asset_named(asset).scale
         shown = scales if self.shown is None else self.shown
-        return canonical(told(record, scales.__getitem__, shown.__contains__))
+        return told(record, scales.__getitem__, shown.__contains__)
 
 
 class Transfer(PostedAlongLegs, frozen=True, kw_only=True, gc=False):
@@ -172,7 +178,7 @@ class Transfer(PostedAlongLegs, frozen=True, kw_only=True, gc=False):
 
     def content(self) -> Any:
         """The legs with their assets, what is expected, and from when it counts."""
-        if len(self.legs) == 1:  # said for the sake of most
+        if len(self.legs) == 1:
             leg = self.legs[0]
             return (((leg.source, leg.target, self.assets[0], leg.amount),), self.expect, self.effective_at)
         legs = [(leg.source, leg.target, asset, leg.amount) for leg, asset in zip(self.legs, self.assets, strict=True)]

@@ -135,8 +135,9 @@ class Feed:
 
     def _remember(self, records: Sequence[Committed], room: int) -> None:
         for committed in records:
-            if committed.seq > self.published and len(self._ahead) < room:
-                self._ahead[committed.seq] = committed
+            seq = committed.record.seq
+            if seq > self.published and len(self._ahead) < room:
+                self._ahead[seq] = committed
 
     def _aim(self, seq: int) -> None:
         self._target = max(self._target, seq)

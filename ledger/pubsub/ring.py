@@ -19,19 +19,24 @@ class Ring:
 
     def append(self, committed: Committed) -> None:
         """Add a record; one that does not follow the last empties the ring first."""
-        seq = committed.seq
+        seq = committed.record.seq
         if seq != self._last + 1:
             self._slots = [None] * self._size
             self._first = seq
             self._items = 0
         self._items += _items_of(committed)
+        if seq - self._first >= self._size or self._items > self._most:
+            self._drop(seq)
+        self._slots[seq % self._size] = committed
+        self._last = seq
+
+    def _drop(self, seq: int) -> None:
+        """Make room for a record of this number."""
         while self._first < seq and (seq - self._first >= self._size or self._items > self._most):
             gone = self._slots[self._first % self._size]
             self._slots[self._first % self._size] = None
             self._first += 1
             self._items -= 0 if gone is None else _items_of(gone)
-        self._slots[seq % self._size] = committed
-        self._last = seq
 
     def after(self, seq: int, limit: int) -> list[Committed] | None:
         """Return up to `limit` records that follow `seq`, or None where the next one is not here."""
@@ -43,4 +48,5 @@ class Ring:
 
 
 def _items_of(committed: Committed) -> int:
-    return len(committed.record.entries) + len(committed.record.changes)
+    record = committed.record
+    return len(record.entries) + len(record.changes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from operator import attrgetter
 from typing import Annotated, Final, TypeVar
 
@@ -11,8 +12,9 @@ import msgspec
 from msgspec import Meta
 from twisted.internet.defer import Deferred
 
-from ledger.domain.commands import Outcome, Replayed
+from ledger.domain.commands import Outcome, Replayed, Sealed
 from ledger.domain.errors import Refused
+from ledger.domain.journal import canonical
 from ledger.domain.policy import Action, Caller
 from ledger.domain.transfers import Transfer, TransferTold
 from ledger.resources.answers import ErrorTold, error_told
@@ -66,7 +68,6 @@ class BatchOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _ITEMS: Final = PartReader(BatchedTransfer)
-_encode: Final = msgspec.json.Encoder().encode
 
 
 class TransferBatchEndpoints:
@@ -106,7 +107,7 @@ class TransferBatchEndpoints:
 
     async def _post_whole(self, caller: Caller, items: Sequence[msgspec.Raw]) -> list[bytes]:
         commands: list[Transfer] = []
-        for part in _slices(items, _bytes_of, _SLICE_BYTES):
+        for part in _parts(items):
             for read in await self._read(caller, part):
                 if isinstance(read, Refused):
                     raise Refused(read.reason, read.message, **{**read.details, "index": len(commands)})
@@ -119,21 +120,22 @@ class TransferBatchEndpoints:
         if isinstance(outcomes[0], Exception):
             raise outcomes[0]
         told: list[bytes] = []
+        start = 0
         for some in _slices(commands, _weight_of, _SLICE_LEGS):
-            told += map(_told, some, outcomes[len(told) :])
+            told.append(_encoded(map(_told, some, outcomes[start:])))
+            start += len(some)
             await self._backend.pause()
         return told
 
     async def _post_each(self, caller: Caller, items: Sequence[msgspec.Raw]) -> list[bytes]:
         told: list[bytes] = []
         under_way: deque[_Slice] = deque()
-        for part in _slices(items, _bytes_of, _SLICE_BYTES):
+        for part in _parts(items):
             if len(under_way) == _AHEAD:
-                told += await under_way.popleft().told()
+                told.append(await under_way.popleft().told())
             under_way.append(_Slice(self._backend, await self._read(caller, part)))
             await self._backend.pause()
-        for rest in under_way:
-            told += await rest.told()
+        told += [await rest.told() for rest in under_way]
         return told
 
     async def _read(self, caller: Caller, items: Sequence[msgspec.Raw]) -> list[Transfer | Refused]:
@@ -170,15 +172,23 @@ class _Slice:
         commands = [one for one in read if not isinstance(one, Refused)]
         self._outcomes: Deferred[list[Outcome]] | None = backend.submit_bundle(commands) if commands else None
 
-    async def told(self) -> list[bytes]:
+    async def told(self) -> bytes:
         """Return what became of each, once that is known."""
         outcomes: Iterator[Outcome] = iter(())
         if self._outcomes is not None:
             try:
                 outcomes = iter(await self._outcomes)
             except Refused as refused:
-                return [_refused(one if isinstance(one, Refused) else refused) for one in self._read]
-        return [_refused(one) if isinstance(one, Refused) else _told(one, next(outcomes)) for one in self._read]
+                outcomes = repeat(refused)
+        return _encoded(_refused(one) if isinstance(one, Refused) else _told(one, next(outcomes)) for one in self._read)
+
+
+def _parts(items: Sequence[msgspec.Raw]) -> Iterator[Sequence[msgspec.Raw]]:
+    """Return the items in slices that are no longer than one turn of the reactor may read."""
+    for start in range(0, len(items), _SLICE):
+        part = items[start : start + _SLICE]
+        is_short = len(b"".join(part)) <= _SLICE_BYTES  # most are, and to measure each is a tenth of reading it
+        yield from (part,) if is_short else _slices(part, _bytes_of, _SLICE_BYTES)
 
 
 def _slices(items: Sequence[T], weight_of: Callable[[T], int], most: int) -> Iterator[Sequence[T]]:
@@ -203,14 +213,20 @@ def _requests(items: Sequence[msgspec.Raw]) -> Sequence[BatchedTransfer | Refuse
     return _ITEMS.bodies(items)
 
 
-def _told(command: Transfer, outcome: Outcome) -> bytes:
+def _told(command: Transfer, outcome: Outcome) -> BatchOutcome:
+    if isinstance(outcome, Sealed):
+        return BatchOutcome("posted", command.told(outcome.record))
+    if isinstance(outcome, Replayed):
+        return BatchOutcome("replayed", command.told(outcome.record))
     if isinstance(outcome, Refused) and is_in_doubt(outcome):
         raise outcome  # to be sent again, all of it: what was posted is replayed then
-    if isinstance(outcome, Exception):
-        return _refused(outcome if isinstance(outcome, Refused) else Refused("internal_server_error"))
-    status = b"replayed" if isinstance(outcome, Replayed) else b"posted"
-    return b'{"status":"%b","transfer":%b}' % (status, command.answer(outcome.record))
+    return _refused(outcome if isinstance(outcome, Refused) else Refused("internal_server_error"))
 
 
-def _refused(refused: Refused) -> bytes:
-    return _encode(BatchOutcome("refused", error=error_told(refused)))
+def _refused(refused: Refused) -> BatchOutcome:
+    return BatchOutcome("refused", error=error_told(refused))
+
+
+def _encoded(told: Iterable[BatchOutcome]) -> bytes:
+    """Return outcomes as they stand in a list: as canonical as each would be alone."""
+    return canonical(list(told))[1:-1]

@@ -155,7 +155,9 @@ class Writer(Child):
             await self._isolate(batch, error)
             return
         if sealed:
-            refused = [one for one, outcome in zip(batch.commands, outcomes, strict=True) if _is_refusal(outcome)]
+            refused = [
+                one for one, outcome in zip(batch.commands, outcomes, strict=True) if isinstance(outcome, Exception)
+            ]
             appending = ensureDeferred(self._store.append(book, rest, refused))
             self._look_ahead()
             try:
@@ -266,7 +268,3 @@ class Writer(Child):
 
     def _refuse_queued(self) -> None:
         self._replies.give((waiting, unavailable()) for waiting in self._intake.drain())
-
-
-def _is_refusal(outcome: Outcome) -> bool:
-    return isinstance(outcome, Exception)
