@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 
 from ledger.domain.book import Book, decide
@@ -45,14 +46,37 @@ async def decide_batch(store: BatchStore, batch: Batch, reactor: Any) -> Decided
     return await _decided(store, batch, await store.read_facts(batch.commands), reactor)
 
 
-async def decide_ahead(store: BatchStore, batch: Batch, book: Book, reactor: Any) -> Decided | None:
-    """Decide a batch on a book that is a guess, a little at a time; return None where that comes to nothing."""
-    with suppress(Exception):  # it will show again when the batch is decided on what is read
-        decided = await _decided(store, batch, book, reactor, is_ahead=True)
-        if decided.sealed:
-            await store.append_part(book, decided.rest)
-            return decided._replace(rest=[])
-    return None
+class Deciding:
+    """Decides batches, each when its turn comes or while the one before it is being kept."""
+
+    def __init__(self, store: BatchStore, reactor: Any) -> None:
+        self.ahead = 0  # how many were decided so
+        self._store = store
+        self._reactor = reactor
+        self._next: tuple[Batch, Deferred[Decided | None]] | None = None
+
+    def look_ahead(self, batch: Batch) -> None:
+        """Decide the next batch if memory holds all that it takes, or make ready to read that."""
+        book = self._store.look_ahead(batch.commands)
+        if book is not None:
+            self._next = batch, ensureDeferred(self._guess(batch, book))
+
+    async def decide(self, batch: Batch) -> Decided:
+        """Return what came of a batch, for the store to keep."""
+        following, self._next = self._next, None
+        if following is not None and following[0] is batch and (decided := await following[1]) is not None:
+            self.ahead += 1
+            return decided
+        return await decide_batch(self._store, batch, self._reactor)
+
+    async def _guess(self, batch: Batch, book: Book) -> Decided | None:
+        """Decide a batch on a book that is a guess, a little at a time; return None where that comes to nothing."""
+        with suppress(Exception):  # it will show again when the batch is decided on what is read
+            decided = await _decided(self._store, batch, book, self._reactor, is_ahead=True)
+            if decided.sealed:
+                await self._store.append_part(book, decided.rest)
+                return decided._replace(rest=[])
+        return None
 
 
 async def _decided(store: BatchStore, batch: Batch, book: Book, reactor: Any, *, is_ahead: bool = False) -> Decided:

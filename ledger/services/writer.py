@@ -15,7 +15,7 @@ from ledger.domain.events import Committed
 from ledger.services.batch import Batch
 from ledger.services.bundles import Bundle
 from ledger.services.child import Child
-from ledger.services.deciding import BatchStore, Decided, decide_ahead, decide_batch
+from ledger.services.deciding import BatchStore, Deciding
 from ledger.services.intake import BATCH, Intake
 from ledger.services.lanes import LaneFull, Lanes
 from ledger.services.replies import Replies, Waiting
@@ -52,7 +52,7 @@ class Writer(Child):
         self._away = False
         self._work: Deferred[None] | None = None
         self._loop: Deferred[None] | None = None
-        self._ahead: tuple[Batch, Deferred[Decided | None]] | None = None
+        self._deciding = Deciding(store, reactor)
         self._replies = Replies(reactor)
         self.meter = WriterMeter(self._intake.lanes, self._intake.bundles, self._replies, lambda: self._away)
 
@@ -134,6 +134,7 @@ class Writer(Child):
             began = self._reactor.seconds()
             try:
                 await self._process(batch)
+                self.meter.ahead = self._deciding.ahead
                 self.meter.batch(len(batch.waiting), self._reactor.seconds() - began)
             except ConnectionLost as lost:
                 self.meter.losses += 1
@@ -146,7 +147,7 @@ class Writer(Child):
 
     async def _process(self, batch: Batch) -> None:
         try:
-            book, outcomes, sealed, rest = await self._decided(batch)
+            book, outcomes, sealed, rest = await self._deciding.decide(batch)
             if not sealed:
                 await self._store.roll_back()
         except ConnectionLost:
@@ -159,7 +160,9 @@ class Writer(Child):
                 one for one, outcome in zip(batch.commands, outcomes, strict=True) if isinstance(outcome, Exception)
             ]
             appending = ensureDeferred(self._store.append(book, rest, refused))
-            self._look_ahead()
+            following = self._intake.take_ahead()
+            if following is not None:
+                self._deciding.look_ahead(following)
             try:
                 await appending
             except Mistaken:
@@ -180,19 +183,6 @@ class Writer(Child):
             # A turn later: the database can be at work on the next batch meanwhile.
             self._reactor.callLater(0, self._publish, sealed, book)
         self._replies.give(zip(batch.waiting, outcomes, strict=True))
-
-    async def _decided(self, batch: Batch) -> Decided:
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[0] is batch and (decided := await ahead[1]) is not None:
-            self.meter.guessed += 1
-            return decided
-        return await decide_batch(self._store, batch, self._reactor)
-
-    def _look_ahead(self) -> None:
-        """Decide the next batch, or make ready to, while the database is busy with this one."""
-        batch = self._intake.take_ahead()
-        if batch is not None and (book := self._store.look_ahead(batch.commands)) is not None:
-            self._ahead = batch, ensureDeferred(decide_ahead(self._store, batch, book, self._reactor))
 
     def _publish(self, batch: Sequence[Sealed], book: Book) -> None:
         self.meter.records += len(batch)
