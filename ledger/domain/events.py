@@ -22,7 +22,7 @@ class Holder(Protocol):
     def is_system(self) -> bool: ...
 
 
-class Committed(msgspec.Struct, frozen=True):
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """A record that is in the journal for good, with the owners of the accounts that it names."""
 
     record: Record
