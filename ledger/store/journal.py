@@ -102,7 +102,7 @@ class JournalWriter:
         """Return the book that these commands will find, if the batch that was sent last is kept and leaves all of it.
 
         Where it cannot tell, it makes ready to read their facts, while the database is busy. To append to such a book
-        may turn out `Mistaken`; meanwhile, facts can be read for no other batch.
+        may turn out `Mistaken`; to read facts, of whatever batch, gives it up.
         """
         with suppress(Exception):  # it will show again when the facts are read
             question = question_of(commands, self._recent)
