@@ -12,7 +12,8 @@ from tests.cleanliness import LoggedErrors, ReactorWatch, describe, discard, sta
 from tests.postgres.cluster import DatabaseServer, running_server
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections() -> None:
     """Take what exists by now out of the garbage collector's sight, so that collecting after a test is cheap."""
     gc.collect()
     gc.freeze()
