@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
 
 from klein import Klein
 from twisted.internet.defer import Deferred
@@ -24,6 +24,7 @@ from ledger.resources.sending import Sending
 
 _log = Logger()
 
+Route: TypeAlias = tuple[str, str]  # a method and a path
 
 _Resource: Any = Resource  # Twisted leaves it without types
 
@@ -44,20 +45,13 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
         super().__init__()
         self._exchange = exchange
         self._clock = clock
-        self._app = Klein()
-        self._app.url_map.merge_slashes = False
-        self._app.url_map.converters["rest"] = _Rest
+        self._routes = {(endpoint.method, path): endpoint for endpoint in endpoints for path in endpoint.paths}
         self._plain: dict[bytes, set[str]] = {}  # the methods of paths without parameters, which hide those with some
-        for endpoint in endpoints:
-            for path in endpoint.paths:
-                if "<" not in path:
-                    methods = self._plain.setdefault(path.encode(), {"OPTIONS"})
-                    methods |= {"GET", "HEAD"} if endpoint.method == "GET" else {endpoint.method}
-                route = self._app.route(path, methods=[endpoint.method], endpoint=f"{endpoint.method} {path}")
-                route(self._handler(endpoint))
-        self._app.handle_errors(HTTPException)(self._unrouted)
-        self._app.handle_errors(Exception)(self._broken)
-        self._klein = self._app.resource()
+        for method, path in self._routes:
+            if "<" not in path:
+                methods = self._plain.setdefault(path.encode(), {"OPTIONS"})
+                methods |= {"GET", "HEAD"} if method == "GET" else {method}
+        self._klein = _routed(tuple(self._routes)).__get__(self, KleinAdapter).resource()
 
     def render(self, request: Request) -> Any:
         """Have Klein route the request; what its router would choke on is kept from it."""
@@ -69,14 +63,26 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
             return self._not_allowed(request, methods)
         return self._klein.render(request)
 
-    def _handler(self, endpoint: Endpoint) -> Callable[..., Deferred[bytes]]:
-        def handle(request: Request, **params: str) -> Deferred[bytes]:
-            # The shield: Klein cancels this Deferred when the client hangs up; the operation does not hang on it.
-            answered: Deferred[bytes] = Deferred()
-            self._exchange.take(endpoint, incoming_of(request), params, partial(self._deliver, request, answered))
-            return answered
+    def answer(self, route: Route, request: Request, params: Mapping[str, str]) -> Deferred[bytes]:
+        """Have the endpoint of a route answer."""
+        # The shield: Klein cancels this Deferred when the client hangs up; the operation does not hang on it.
+        answered: Deferred[bytes] = Deferred()
+        deliver = partial(self._deliver, request, answered)
+        self._exchange.take(self._routes[route], incoming_of(request), params, deliver)
+        return answered
 
-        return handle
+    def unrouted(self, request: Request, failure: Failure) -> bytes:
+        """Answer what no route takes."""
+        error = failure.value
+        if isinstance(error, MethodNotAllowed):
+            return self._not_allowed(request, {*(error.valid_methods or ()), "OPTIONS"})
+        return render(request, self._exchange.refuse(incoming_of(request), Refused("resource_not_found")))
+
+    def broken(self, request: Request, failure: Failure) -> bytes:
+        """Answer where Klein or the way to an endpoint fails."""
+        outgoing = self._exchange.refuse(incoming_of(request), Refused("internal_server_error"))
+        _log.failure("the adapter failed [{correlation_id}]", failure, correlation_id=outgoing.correlation_id)
+        return render(request, outgoing)
 
     def _deliver(self, request: Request, answered: Deferred[bytes], outgoing: Outgoing) -> None:
         if answered.called:
@@ -87,12 +93,6 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
         else:
             Sending(request, outgoing.flow, answered, self._clock, outgoing.correlation_id).begin()
 
-    def _unrouted(self, request: Request, failure: Failure) -> bytes:
-        error = failure.value
-        if isinstance(error, MethodNotAllowed):
-            return self._not_allowed(request, {*(error.valid_methods or ()), "OPTIONS"})
-        return render(request, self._exchange.refuse(incoming_of(request), Refused("resource_not_found")))
-
     def _not_allowed(self, request: Request, methods: Iterable[str]) -> bytes:
         incoming, methods = incoming_of(request), sorted(methods)
         if request.method == b"OPTIONS":
@@ -100,10 +100,25 @@ class KleinAdapter(_Resource):  # type: ignore[misc]
         allow = (b"Allow", ", ".join(methods).encode())
         return render(request, self._exchange.refuse(incoming, Refused("method_not_allowed"), (allow,)))
 
-    def _broken(self, request: Request, failure: Failure) -> bytes:
-        outgoing = self._exchange.refuse(incoming_of(request), Refused("internal_server_error"))
-        _log.failure("the adapter failed [{correlation_id}]", failure, correlation_id=outgoing.correlation_id)
-        return render(request, outgoing)
+
+@lru_cache
+def _routed(routes: tuple[Route, ...]) -> Klein:
+    """Klein with these routes, to be bound to an adapter; it takes a while to make, and is the same for all sites."""
+    klein = Klein()
+    klein.url_map.merge_slashes = False
+    klein.url_map.converters["rest"] = _Rest
+    for method, path in routes:
+        klein.route(path, methods=[method], endpoint=f"{method} {path}")(_handler((method, path)))
+    klein.handle_errors(HTTPException)(KleinAdapter.unrouted)
+    klein.handle_errors(Exception)(KleinAdapter.broken)
+    return klein
+
+
+def _handler(route: Route) -> Callable[..., Deferred[bytes]]:
+    def handle(adapter: KleinAdapter, request: Request, **params: str) -> Deferred[bytes]:
+        return adapter.answer(route, request, params)
+
+    return handle
 
 
 def _is_routable(request: Request) -> bool:

@@ -142,15 +142,16 @@ class Scene:
 
     async def set_up(self, books: Books) -> Scene:
         """Have them sign up and log in."""
-        self.ada, self.bob = await self.person("ada"), await self.person("bob")
+        self.ada, self.bob = await self.person("ada", books), await self.person("bob", books)
         self.admin = await self.api.admin(books)
         self.document = (await self.api.ask("GET", "/api/openapi.json")).json
         return self
 
-    async def person(self, name: str) -> Person:
+    async def person(self, name: str, books: Books) -> Person:
         """Have somebody sign up and log in."""
         email = f"{name}@example.com"
         made = (await self.api.ask("POST", "/users", {"name": name, "email": email, "password": PASSWORD})).data
+        books.cheapen(PASSWORD, email)
         given = (await self.api.ask("POST", "/api/auth/login", {"email": email, "password": PASSWORD})).data
         tokens = (made["token"], given["access_token"], given["refresh_token"])
         return Person(email, made["id"], made["account"]["id"], *tokens)

@@ -44,9 +44,11 @@ async def until(
 ) -> None:
     """Return when the condition holds; fail when it does not in time."""
     deadline = time.monotonic() + seconds
+    wait = 0.001  # most things are so in a moment, and hundreds of them one after the other
     while not condition():
         assert time.monotonic() < deadline, complaint()
-        await pause(0.02)
+        await pause(wait)
+        wait = min(2 * wait, 0.02)
 
 
 P = TypeVar("P", bound="Program")

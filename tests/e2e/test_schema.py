@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest_twisted
 
+from ledger.services.postgres_layout import Layout
+from tests.e2e.books import Books
 from tests.e2e.client import Api, Clients
 from tests.e2e.kept_secrets import note
 from tests.e2e.server import BIN, Machine, Program
@@ -104,13 +106,17 @@ note(PASSWORD)  # that of the admin is a sample, which `ledger seed` tells
 
 @pytest_twisted.ensureDeferred
 async def test_every_answer_is_as_documented(machine: Machine, clients: Clients, tmp_path: Path) -> None:
-    where = ("--data-dir", str(machine.new_data_dir()))
+    data_dir = machine.new_data_dir()
+    where = ("--data-dir", str(data_dir))
     seeded = machine.script("seed", *where)
     assert await seeded.ended() == 0, seeded.log
     server = await machine.serve(*where, "--rate-limit", "0").ready()
     api = clients(server)
     users = [await register(api, number) for number in range(USERS)]
     accounts = [await open_account(api) for _ in range(4)]
+    books = Books(Layout(data_dir).url())
+    books.cheapen(PASSWORD, *map(email_of, range(USERS)))
+    books.cheapen(ADMIN[1], ADMIN[0])
     asked = CONFIG.format(
         examples=EXAMPLES,
         email=json.dumps(ADMIN[0]),

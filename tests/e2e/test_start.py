@@ -126,8 +126,8 @@ async def test_bad_values_are_told_at_once(machine: Machine) -> None:
         ("--currency", "GOLD"),
         ("--log-format", "xml"),
     )
-    for option, value in values:
-        server = machine.twistd("ledger", option, value)
+    servers = [machine.twistd("ledger", option, value) for option, value in values]
+    for (option, _), server in zip(values, servers, strict=True):
         assert await server.ended() not in (0, None)
         assert only_line(server.log, option) + "\n" == server.log
 

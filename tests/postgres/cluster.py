@@ -20,6 +20,7 @@ from ledger.services.postgres_cluster import NO_SETTINGS, Cluster
 from ledger.services.postgres_layout import ROLE, Layout
 from ledger.services.postgres_process import Postmaster
 from ledger.store.migrations import apply_migrations
+from tests.postgres.reuse import Original
 
 TEMPLATE = "ledger_template"
 _PREFIX = "ledger-tests-run-"
@@ -39,7 +40,8 @@ class DatabaseServer:
 
     def __init__(self, data_dir: Path, settings: Mapping[str, str] = NO_SETTINGS) -> None:
         self.cluster = Cluster(data_dir, settings)
-        self._has_template = False
+        self._original: Original | None = None  # what is copied for every test
+        self._spare: list[str] = []
 
     def url(self, database: str) -> str:
         """The URL of a database for the role that the server uses."""
@@ -60,10 +62,10 @@ class DatabaseServer:
     def create_database(self, *, migrated: bool = True) -> str:
         """Make a database of its own, with the schema in it or empty, and return its name."""
         name = f"test_{uuid4().hex}"
-        if migrated and not self._has_template:
+        if migrated and self._original is None:
             self.execute(f"CREATE DATABASE {TEMPLATE} OWNER {ROLE}")
             apply_migrations(self.url(TEMPLATE))
-            self._has_template = True
+            self._original = Original.of(self.superuser_url(TEMPLATE))
         template = TEMPLATE if migrated else "template1"
         self.execute(f"CREATE DATABASE {name} OWNER {ROLE} TEMPLATE {template}")
         return name
@@ -74,12 +76,24 @@ class DatabaseServer:
 
     @contextmanager
     def database(self, *, migrated: bool = True) -> Iterator[str]:
-        """The URL of a database that exists for the length of the block."""
-        name = self.create_database(migrated=migrated)
+        """The URL of a database for the length of the block, new or as good as new."""
+        name = (self._used_again() if migrated else None) or self.create_database(migrated=migrated)
         try:
             yield self.url(name)
         finally:
+            if migrated:
+                self._spare.append(name)
+            else:
+                self.drop_database(name)
+
+    def _used_again(self) -> str | None:
+        """One that a test has done with, made as new only now, when whatever that test had started has ended."""
+        while self._spare and self._original is not None:
+            name = self._spare.pop()
+            if self._original.restore(self.superuser_url(name)):
+                return name
             self.drop_database(name)
+        return None
 
 
 @contextmanager

@@ -45,9 +45,26 @@ cluster.release()
 """
 
 
+@pytest.fixture(scope="module")
+def template() -> Iterator[Path]:
+    """A data directory with a cluster in it, to be copied: `initdb` takes a while."""
+    folder = temporary_data_dir()
+    with running_postgres(folder):
+        pass
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def made(data_dir: Path, template: Path) -> Path:
+    """A data directory whose cluster is there already, for tests that are not of its making."""
+    subprocess.run(["cp", "-a", f"{template}/.", data_dir], check=True)
+    return data_dir
+
+
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """A data directory; a PostgreSQL that the test has left in it is killed."""
+    """An empty data directory; a PostgreSQL that the test has left in it is killed."""
     folder = temporary_data_dir()
     yield folder
     cluster = folder / "postgres" / "cluster"
@@ -112,8 +129,8 @@ async def test_from_nothing_to_a_query(data_dir: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_data_survive_a_restart(data_dir: Path) -> None:
-    postgres = EmbeddedPostgres(data_dir, reactor)
+async def test_data_survive_a_restart(made: Path) -> None:
+    postgres = EmbeddedPostgres(made, reactor)
     await postgres.start()
     query(postgres.url, "CREATE TABLE kept AS SELECT 42 AS n")
     first = postgres.pid
@@ -126,16 +143,16 @@ async def test_data_survive_a_restart(data_dir: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_settings_win_over_ours(data_dir: Path) -> None:
-    postgres = EmbeddedPostgres(data_dir, reactor, settings={"max_connections": "33"})
+async def test_settings_win_over_ours(made: Path) -> None:
+    postgres = EmbeddedPostgres(made, reactor, settings={"max_connections": "33"})
     await postgres.start()
     assert query(postgres.url, "SHOW max_connections") == "33"
     await postgres.stop()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_killed_postmaster_is_reported_and_comes_back(data_dir: Path) -> None:
-    postgres = EmbeddedPostgres(data_dir, reactor)
+async def test_a_killed_postmaster_is_reported_and_comes_back(made: Path) -> None:
+    postgres = EmbeddedPostgres(made, reactor)
     died: list[Failure] = []
     await postgres.start()
     postgres.watched_by(died.append)
@@ -151,8 +168,8 @@ async def test_a_killed_postmaster_is_reported_and_comes_back(data_dir: Path) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_killed_postmaster_leaves_in_memory_is_waited_for(data_dir: Path) -> None:
-    postgres = EmbeddedPostgres(data_dir, reactor)
+async def test_what_a_killed_postmaster_leaves_in_memory_is_waited_for(made: Path) -> None:
+    postgres = EmbeddedPostgres(made, reactor)
     await postgres.start()
     with closing(psycopg2.connect(postgres.url)) as connection:
         backend = connection.info.backend_pid
@@ -162,7 +179,7 @@ async def test_what_a_killed_postmaster_leaves_in_memory_is_waited_for(data_dir:
         await until(lambda: not running(postgres.pid))
         await postgres.stop()
         starting = ensureDeferred(postgres.start())
-        log = Layout(data_dir).startup_log
+        log = Layout(made).startup_log
         await until(lambda: "pre-existing shared memory block" in log.read_text() if log.exists() else False)
         assert not starting.called
         os.kill(backend, signal.SIGCONT)
@@ -172,12 +189,12 @@ async def test_what_a_killed_postmaster_leaves_in_memory_is_waited_for(data_dir:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_orphan_is_adopted_and_stopped(data_dir: Path) -> None:
-    process, pid = owner(data_dir)
+async def test_an_orphan_is_adopted_and_stopped(made: Path) -> None:
+    process, pid = owner(made)
     process.kill()
     process.communicate()
     assert running(pid)
-    postgres = EmbeddedPostgres(data_dir, reactor)
+    postgres = EmbeddedPostgres(made, reactor)
     await postgres.start()
     assert postgres.pid == pid
     await postgres.stop()
@@ -185,11 +202,11 @@ async def test_an_orphan_is_adopted_and_stopped(data_dir: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_adopted_orphan_is_watched(data_dir: Path) -> None:
-    process, pid = owner(data_dir)
+async def test_an_adopted_orphan_is_watched(made: Path) -> None:
+    process, pid = owner(made)
     process.kill()
     process.communicate()
-    postgres = EmbeddedPostgres(data_dir, reactor)
+    postgres = EmbeddedPostgres(made, reactor)
     died: list[Failure] = []
     await postgres.start()
     postgres.watched_by(died.append)
@@ -200,9 +217,9 @@ async def test_an_adopted_orphan_is_watched(data_dir: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_last_of_two_processes_stops_it(data_dir: Path) -> None:
-    process, pid = owner(data_dir)
-    postgres = EmbeddedPostgres(data_dir, reactor)
+async def test_the_last_of_two_processes_stops_it(made: Path) -> None:
+    process, pid = owner(made)
+    postgres = EmbeddedPostgres(made, reactor)
     await postgres.start()
     assert postgres.pid == pid
     process.communicate("\n")  # it had started PostgreSQL, and leaves first
@@ -225,14 +242,14 @@ async def test_the_first_of_two_in_one_process_leaves_it_running(data_dir: Path)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_command_alone_and_beside_a_server(data_dir: Path) -> None:
-    with running_postgres(data_dir) as url:
+async def test_a_command_alone_and_beside_a_server(made: Path) -> None:
+    with running_postgres(made) as url:
         alone = query(url, "SELECT pg_backend_pid()")
     assert not running(alone)
-    assert Postmaster.find(Layout(data_dir).cluster, Layout(data_dir).cluster.stat().st_uid) is None
-    postgres = EmbeddedPostgres(data_dir, reactor)
+    assert Postmaster.find(Layout(made).cluster, Layout(made).cluster.stat().st_uid) is None
+    postgres = EmbeddedPostgres(made, reactor)
     await postgres.start()
-    with running_postgres(data_dir) as url:
+    with running_postgres(made) as url:
         assert query(url, "SELECT 1") == 1
     assert running(postgres.pid)
     await postgres.stop()
@@ -279,16 +296,16 @@ async def test_stop_without_a_start(data_dir: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_setting_that_postgres_refuses_is_named(data_dir: Path) -> None:
-    postgres = EmbeddedPostgres(data_dir, reactor, settings={"shared_buffers": "a lot"})
+async def test_a_setting_that_postgres_refuses_is_named(made: Path) -> None:
+    postgres = EmbeddedPostgres(made, reactor, settings={"shared_buffers": "a lot"})
     with pytest.raises(Exception, match="shared_buffers"):
         await postgres.start()
     await postgres.stop()
 
 
-def test_it_is_in_a_session_of_its_own_and_knows_no_secret(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_in_a_session_of_its_own_and_knows_no_secret(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEDGER_JWT_SECRET", "not for others")
-    cluster = Cluster(data_dir)
+    cluster = Cluster(made)
     pid = cluster.acquire().pid
     assert os.getsid(pid) == pid != os.getsid(0)
     assert "LEDGER_JWT_SECRET" not in psutil.Process(pid).environ()
@@ -313,14 +330,14 @@ def test_nobody_else_gets_in(data_dir: Path) -> None:
     cluster.release()
 
 
-def test_another_major_version_is_refused_in_one_line(data_dir: Path) -> None:
-    with running_postgres(data_dir):
+def test_another_major_version_is_refused_in_one_line(made: Path) -> None:
+    with running_postgres(made):
         pass
-    (Layout(data_dir).cluster / "PG_VERSION").write_text("16\n")
+    (Layout(made).cluster / "PG_VERSION").write_text("16\n")
     with pytest.raises(ConfigurationError, match=r"PostgreSQL 16 .* 18.*pg_dump") as refusal:
-        Cluster(data_dir).acquire()
+        Cluster(made).acquire()
     assert "\n" not in str(refusal.value)
-    assert str(Layout(data_dir).cluster) in str(refusal.value)
+    assert str(Layout(made).cluster) in str(refusal.value)
 
 
 def test_a_directory_that_is_no_cluster_is_refused(data_dir: Path) -> None:
@@ -342,8 +359,8 @@ def test_another_name_of_the_data_directory_leads_to_the_same(data_dir: Path) ->
     assert Cluster(data_dir / "link").url == Cluster(data_dir / "real").url
 
 
-def test_a_server_that_cannot_be_seen_is_not_joined(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster, stranger = Cluster(data_dir), Cluster(data_dir)
+def test_a_server_that_cannot_be_seen_is_not_joined(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, stranger = Cluster(made), Cluster(made)
     cluster.acquire()
     monkeypatch.setattr(postgres_cluster, "_STRANGER_PATIENCE", 0.0)
     with monkeypatch.context() as elsewhere:
@@ -413,8 +430,8 @@ def test_a_socket_directory_of_somebody_elses_is_refused(data_dir: Path) -> None
         cluster.layout.sockets.unlink()
 
 
-def test_lock_files_that_name_another_program_are_not_believed(data_dir: Path) -> None:
-    cluster = Cluster(data_dir)
+def test_lock_files_that_name_another_program_are_not_believed(made: Path) -> None:
+    cluster = Cluster(made)
     cluster.acquire()
     cluster.release()
     bystander = subprocess.Popen(["sleep", "600"])
