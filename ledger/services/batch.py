@@ -28,6 +28,16 @@ class Batch:
         self.waiting = waiting
         self.commands = [one.command for one in waiting]
 
+    @property
+    def is_bundled(self) -> bool:
+        """Whether members of bundles are in it."""
+        return bool(self.waiting) and isinstance(self.waiting[-1], Member)
+
+    def join(self, late: Sequence[Waiting]) -> None:
+        """Take in some who came late, before all others."""
+        self.waiting[:0] = late
+        self.commands[:0] = [one.command for one in late]
+
     def slices(self, *, small: bool = False) -> Iterator[Slice]:
         """Part the batch: while a slice is decided, the store is at work on the one before, so the first is small."""
         largest = _SMALL if small else _LARGEST
@@ -50,7 +60,7 @@ class Batch:
 
     def _wholes(self) -> Iterator[tuple[int, int]]:
         """Return where the bundles stand that are not to be parted."""
-        if not self.waiting or not isinstance(self.waiting[-1], Member):
+        if not self.is_bundled:
             return
         start = 0
         while start < len(self.waiting):

@@ -13,6 +13,7 @@ from ledger.domain.holds import overdue
 from ledger.domain.together import Together
 from ledger.services.batch import Batch, Slice
 from ledger.services.ids import new_id
+from ledger.services.intake import Intake
 
 _IN_ONE_GO: Final = 128  # by weight, of what belongs together
 _PIECE: Final = 512  # entries that are handed to the store at once
@@ -24,6 +25,7 @@ class BatchStore(Protocol):
 
     async def open(self) -> None: ...
     def look_ahead(self, commands: Sequence[Command]) -> Book | None: ...
+    def join(self, book: Book, commands: Sequence[Command]) -> bool: ...
     async def read_facts(self, commands: Sequence[Command]) -> Book: ...
     async def append_part(self, book: Book, batch: Sequence[Sealed]) -> None: ...
     async def append(self, book: Book, batch: Sequence[Sealed], refused: Sequence[Command] = ()) -> None: ...
@@ -49,16 +51,17 @@ async def decide_batch(store: BatchStore, batch: Batch, reactor: Any) -> Decided
 class Deciding:
     """Decides batches, each when its turn comes or while the one before it is being kept."""
 
-    def __init__(self, store: BatchStore, reactor: Any) -> None:
+    def __init__(self, store: BatchStore, intake: Intake, reactor: Any) -> None:
         self.ahead = 0  # how many were decided so
         self._store = store
+        self._intake = intake
         self._reactor = reactor
         self._next: tuple[Batch, Deferred[Decided | None]] | None = None
 
-    def look_ahead(self, batch: Batch) -> None:
+    def look_ahead(self) -> None:
         """Decide the next batch if memory holds all that it takes, or make ready to read that."""
-        book = self._store.look_ahead(batch.commands)
-        if book is not None:
+        batch = self._intake.take_ahead()
+        if batch is not None and (book := self._store.look_ahead(batch.commands)) is not None:
             self._next = batch, ensureDeferred(self._guess(batch, book))
 
     async def decide(self, batch: Batch) -> Decided:
@@ -66,8 +69,21 @@ class Deciding:
         following, self._next = self._next, None
         if following is not None and following[0] is batch and (decided := await following[1]) is not None:
             self.ahead += 1
-            return decided
+            return self._with_late(batch, decided)
         return await decide_batch(self._store, batch, self._reactor)
+
+    def _with_late(self, batch: Batch, decided: Decided) -> Decided:
+        """Decide as well what came since the batch was taken: what comes alone shall not wait for the one after."""
+        late = self._intake.take_late(batch)
+        commands = [one.command for one in late]
+        if not late or not self._store.join(decided.book, commands):
+            if late:
+                self._intake.put_first(Batch(late))
+            return decided
+        batch.join(late)
+        outcomes = decide(decided.book, commands)
+        sealed = [outcome for outcome in outcomes if isinstance(outcome, Sealed)]
+        return Decided(decided.book, outcomes + decided.outcomes, decided.sealed + sealed, decided.rest + sealed)
 
     async def _guess(self, batch: Batch, book: Book) -> Decided | None:
         """Decide a batch on a book that is a guess, a little at a time; return None where that comes to nothing."""

@@ -10,7 +10,8 @@ from ledger.services.lanes import Lanes
 from ledger.services.replies import Waiting
 
 BATCH: Final = 1_000
-_BESIDE: Final = 128  # of bundles, where single commands come as well: what waits beside them shall not wait long
+_BESIDE: Final = 64  # of bundles, where single commands come as well: what waits beside them shall not wait long
+_LATE: Final = 64
 _CALM: Final = 8  # batches in a row without a single command
 
 
@@ -36,6 +37,13 @@ class Intake:
         batch = self._taken()
         self._first.append(batch)
         return batch
+
+    def take_late(self, batch: Batch) -> list[Waiting]:
+        """Take single commands that have come since a batch of bundles was taken ahead: few, as it waits for them."""
+        if not batch.is_bundled or not len(self.lanes):
+            return []
+        self._calm = 0
+        return self.lanes.take(_LATE)
 
     def put_first(self, *batches: Batch) -> None:
         """Have batches taken before anything else, in their order."""

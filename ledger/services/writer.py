@@ -52,7 +52,7 @@ class Writer(Child):
         self._away = False
         self._work: Deferred[None] | None = None
         self._loop: Deferred[None] | None = None
-        self._deciding = Deciding(store, reactor)
+        self._deciding = Deciding(store, self._intake, reactor)
         self._replies = Replies(reactor)
         self.meter = WriterMeter(self._intake.lanes, self._intake.bundles, self._replies, lambda: self._away)
 
@@ -160,9 +160,7 @@ class Writer(Child):
                 one for one, outcome in zip(batch.commands, outcomes, strict=True) if isinstance(outcome, Exception)
             ]
             appending = ensureDeferred(self._store.append(book, rest, refused))
-            following = self._intake.take_ahead()
-            if following is not None:
-                self._deciding.look_ahead(following)
+            self._deciding.look_ahead()
             try:
                 await appending
             except Mistaken:

@@ -7,9 +7,9 @@ from typing import Any, Final, NamedTuple
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from ledger.domain.book import Book
-from ledger.domain.commands import Command, Sealed
+from ledger.domain.commands import ACCOUNTS, Command, Sealed
 from ledger.domain.errors import ConfigurationError
-from ledger.store.facts import array
+from ledger.store.facts import array, gather
 from ledger.store.guesses import Guesses, Mistaken
 from ledger.store.journal_rows import APPEND, APPEND_ENTRIES, UPDATE_ACCOUNTS, rows, states
 from ledger.store.postgres import Session, StatementFailed
@@ -114,6 +114,16 @@ class JournalWriter:
                 return book
             self._ahead = self._asked(question)
         return None
+
+    def join(self, book: Book, commands: Sequence[Command]) -> bool:
+        """Have a book that was made so serve further commands, if memory holds all that they take as well."""
+        wanted = gather(commands)
+        accounts = wanted.get(ACCOUNTS, ())
+        known = self._recent.lent(accounts)
+        if self._guess is None or self._guess.book is not book or len(wanted) != 1 or len(known) < len(accounts):
+            return False
+        book.accounts.update(known)
+        return True
 
     def _asked(self, question: Question) -> _Asked:
         return _Asked(question, self.session.render(_BEGIN + question.facts.execute, question.parameters()))

@@ -47,6 +47,10 @@ class MemoryJournal:
         """Return None: to read takes no time."""
         return None
 
+    def join(self, book: Book, commands: Sequence[Command]) -> bool:  # noqa: ARG002
+        """Return False: no book is made ahead."""
+        return False
+
     async def read_facts(self, commands: Sequence[Command]) -> Book:
         """Hand out copies of what the commands are decided on."""
         wanted = gather(commands)

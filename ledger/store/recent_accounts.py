@@ -23,8 +23,10 @@ class RecentAccounts:
 
     def known(self, ids: Iterable[str]) -> dict[str, Account]:
         """Return those of the accounts that are remembered, by their ids."""
-        if not self.left_by:
-            return {}
+        return self.lent(ids) if self.left_by else {}
+
+    def lent(self, ids: Iterable[str]) -> dict[str, Account]:
+        """Return those that are remembered, as whoever they were lent to may know them: as he left them, if he did."""
         fresh, older = self._fresh, self._older
         return {name: account for name in ids if (account := fresh.get(name) or older.get(name)) is not None}
 
