@@ -29,6 +29,11 @@ class Batch:
         self.commands = [one.command for one in waiting]
 
     @property
+    def weight(self) -> int:
+        """How much work it is."""
+        return sum(command.weight for command in self.commands)
+
+    @property
     def is_bundled(self) -> bool:
         """Whether members of bundles are in it."""
         return bool(self.waiting) and isinstance(self.waiting[-1], Member)

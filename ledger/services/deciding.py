@@ -18,6 +18,7 @@ from ledger.services.intake import Intake
 _IN_ONE_GO: Final = 128  # by weight, of what belongs together
 _PIECE: Final = 512  # entries that are handed to the store at once
 _RECORDS_OF_HOLDS: Final = 2  # that are decided in one go
+_SMALL: Final = 128  # by weight, of a batch that is decided in one go rather than while the database is at work on it
 
 
 class BatchStore(Protocol):
@@ -41,6 +42,7 @@ class Decided(NamedTuple):
     outcomes: list[Outcome]
     sealed: list[Sealed]
     rest: list[Sealed]
+    is_guess: bool = False
 
 
 async def decide_batch(store: BatchStore, batch: Batch, reactor: Any) -> Decided:
@@ -49,28 +51,36 @@ async def decide_batch(store: BatchStore, batch: Batch, reactor: Any) -> Decided
 
 
 class Deciding:
-    """Decides batches, each when its turn comes or while the one before it is being kept."""
+    """Decides batches: on what is read for them, or before the database is asked, if memory holds all that they take.
+
+    The latter saves a way to the database, and lets a batch be decided while the one before it is being kept.
+    """
 
     def __init__(self, store: BatchStore, intake: Intake, reactor: Any) -> None:
-        self.ahead = 0  # how many were decided so
+        self.guessed = 0  # how many were decided so
         self._store = store
         self._intake = intake
         self._reactor = reactor
         self._next: tuple[Batch, Deferred[Decided | None]] | None = None
 
     def look_ahead(self) -> None:
-        """Decide the next batch if memory holds all that it takes, or make ready to read that."""
+        """Decide the next batch, if it can be, while the one before it is on its way; or make ready to read for it."""
         batch = self._intake.take_ahead()
         if batch is not None and (book := self._store.look_ahead(batch.commands)) is not None:
-            self._next = batch, ensureDeferred(self._guess(batch, book))
+            self._next = batch, ensureDeferred(self._guess(batch, book, is_ahead=True))
 
     async def decide(self, batch: Batch) -> Decided:
         """Return what came of a batch, for the store to keep."""
         following, self._next = self._next, None
-        if following is not None and following[0] is batch and (decided := await following[1]) is not None:
-            self.ahead += 1
-            return self._with_late(batch, decided)
-        return await decide_batch(self._store, batch, self._reactor)
+        decided = None
+        if following is not None and following[0] is batch:
+            decided = await following[1]
+        elif batch.weight <= _SMALL and (book := self._store.look_ahead(batch.commands)) is not None:
+            decided = await self._guess(batch, book)
+        if decided is None:
+            return await decide_batch(self._store, batch, self._reactor)
+        self.guessed += 1
+        return self._with_late(batch, decided)
 
     def _with_late(self, batch: Batch, decided: Decided) -> Decided:
         """Decide as well what came since the batch was taken: what comes alone shall not wait for the one after."""
@@ -83,15 +93,19 @@ class Deciding:
         batch.join(late)
         outcomes = decide(decided.book, commands)
         sealed = [outcome for outcome in outcomes if isinstance(outcome, Sealed)]
-        return Decided(decided.book, outcomes + decided.outcomes, decided.sealed + sealed, decided.rest + sealed)
+        return decided._replace(
+            outcomes=outcomes + decided.outcomes, sealed=decided.sealed + sealed, rest=decided.rest + sealed
+        )
 
-    async def _guess(self, batch: Batch, book: Book) -> Decided | None:
-        """Decide a batch on a book that is a guess, a little at a time; return None where that comes to nothing."""
+    async def _guess(self, batch: Batch, book: Book, *, is_ahead: bool = False) -> Decided | None:
+        """Decide a batch on a book that is a guess; return None where that comes to nothing."""
         with suppress(Exception):  # it will show again when the batch is decided on what is read
-            decided = await _decided(self._store, batch, book, self._reactor, is_ahead=True)
+            decided = await _decided(self._store, batch, book, self._reactor, is_ahead=is_ahead)
+            if decided.sealed and is_ahead:
+                await self._store.append_part(book, decided.rest)  # so that it can be sent at once
+                decided = decided._replace(rest=[])
             if decided.sealed:
-                await self._store.append_part(book, decided.rest)
-                return decided._replace(rest=[])
+                return decided._replace(is_guess=True)
         return None
 
 

@@ -102,7 +102,7 @@ def writer_metrics(meter: WriterMeter) -> Iterator[Metric]:
     yield gauge(f"{name}_lane_commands_deepest", "Commands that wait in the fullest lane.", now.deepest)
     yield gauge(f"{name}_bundles", "Bundles that wait beside the lanes.", now.bundles)
     yield gauge(f"{name}_bundle_commands", "Commands in these bundles.", now.bundled)
-    yield counter(f"{name}_batches_ahead", "Batches decided while the one before was being kept.", meter.ahead)
+    yield counter(f"{name}_batches_guessed", "Batches decided before the database was asked.", meter.guessed)
     yield counter(f"{name}_batches_mistaken", "Those of them that had to be decided again.", meter.mistaken)
     yield counter(f"{name}_turned_away", "Commands and bundles for which there was no room.", meter.turned_away)
     yield counter(f"{name}_connection_losses", "Connections to the database that broke in a batch.", meter.losses)

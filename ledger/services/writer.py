@@ -134,7 +134,7 @@ class Writer(Child):
             began = self._reactor.seconds()
             try:
                 await self._process(batch)
-                self.meter.ahead = self._deciding.ahead
+                self.meter.guessed = self._deciding.guessed
                 self.meter.batch(len(batch.waiting), self._reactor.seconds() - began)
             except ConnectionLost as lost:
                 self.meter.losses += 1
@@ -147,7 +147,7 @@ class Writer(Child):
 
     async def _process(self, batch: Batch) -> None:
         try:
-            book, outcomes, sealed, rest = await self._deciding.decide(batch)
+            book, outcomes, sealed, rest, is_guess = await self._deciding.decide(batch)
             if not sealed:
                 await self._store.roll_back()
         except ConnectionLost:
@@ -172,6 +172,9 @@ class Writer(Child):
                 return
             except ConnectionLost as lost:
                 verdict = await self._settle(sealed, lost)
+                if verdict is not None and is_guess and not self._away:
+                    self._once_more(batch)  # it was sent in one piece, perhaps into a connection that was dead before
+                    return
                 if verdict is not None:
                     # Refusals go with the rest: they may rest on what was decided, and then not kept.
                     self._replies.give((waiting, verdict) for waiting in batch.waiting)
@@ -226,6 +229,10 @@ class Writer(Child):
             else:
                 break
         self._away = False
+        self._once_more(batch)
+
+    def _once_more(self, batch: Batch) -> None:
+        """Have a batch of which nothing was kept decided again, but nobody more than once."""
         self._replies.give((waiting, unavailable()) for waiting in batch.waiting if waiting.tries)
         again = [waiting for waiting in batch.waiting if not waiting.tries]
         for waiting in again:

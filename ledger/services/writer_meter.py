@@ -34,7 +34,7 @@ class WriterMeter:
         self.records = 0
         self.turned_away = 0
         self.losses = 0
-        self.ahead = 0
+        self.guessed = 0
         self.mistaken = 0
         self._lanes = lanes
         self._bundles = bundles

@@ -1,12 +1,14 @@
 """When a batch may be decided on what the one before leaves, with the database still to be asked; and at what time."""
 
+from collections import deque
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from ledger.domain.periods import instant_of
 
 _TRUSTED: Final = 1.0  # seconds for which this process's clock is taken for the database's
+_COMPARED: Final = 8  # the last comparisons; in the best of them the answer was the least delayed
 _FIRST_REST, _LONGEST_REST = 16, 1_024  # batches
 
 
@@ -20,21 +22,22 @@ class Guesses:
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
         self._read_at = 0.0
-        self._instant: datetime | None = None
+        self._behind: deque[timedelta] = deque(maxlen=_COMPARED)  # how far this process's clock was, a little more
         self._left = 0
         self._rest = _FIRST_REST
 
     def read(self, instant: str) -> None:
         """Learn what the database's clock has just shown; a batch was read, not guessed."""
-        self._read_at, self._instant = self._seconds(), datetime.fromisoformat(instant)
+        self._read_at = self._seconds()
+        self._behind.append(datetime.fromisoformat(instant) - datetime.fromtimestamp(self._read_at, UTC))
         self._left = max(self._left - 1, 0)
 
     def instant(self) -> str | None:
         """Return the database's time, or a little less, in the form of records; None where the next batch must ask."""
-        passed = self._seconds() - self._read_at
-        if self._left or self._instant is None or not 0 <= passed <= _TRUSTED:
+        now = self._seconds()
+        if self._left or not self._behind or not 0 <= now - self._read_at <= _TRUSTED:
             return None
-        return instant_of(self._instant + timedelta(seconds=passed))
+        return instant_of(datetime.fromtimestamp(now, UTC) + max(self._behind))
 
     def kept(self) -> None:
         """Learn that a guess was right."""
@@ -43,3 +46,4 @@ class Guesses:
     def mistaken(self) -> None:
         """Learn that a guess was wrong: the next batches are read, more of them each time."""
         self._left, self._rest = self._rest, min(2 * self._rest, _LONGEST_REST)
+        self._behind.clear()

@@ -23,7 +23,7 @@ ANY_PORT = "tcp:0:interface=127.0.0.1"
 FAMILIES = {
     *("ledger_info", "ledger_reactor_lag_seconds", "ledger_service_state", "ledger_service_restarts"),
     *("ledger_http_requests", "ledger_http_request_duration_seconds", "ledger_http_requests_in_progress"),
-    *("ledger_writer_batches_ahead", "ledger_writer_batches_mistaken"),
+    *("ledger_writer_batches_guessed", "ledger_writer_batches_mistaken"),
     *("ledger_writer_batch_commands", "ledger_writer_batch_duration_seconds", "ledger_writer_records"),
     *("ledger_writer_replies", "ledger_writer_replies_waiting", "ledger_writer_lanes", "ledger_writer_lane_commands"),
     *("ledger_writer_lane_commands_deepest", "ledger_writer_bundles", "ledger_writer_bundle_commands"),

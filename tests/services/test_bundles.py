@@ -12,6 +12,7 @@ from ledger.domain.commands import Command, Leg, Replayed, Sealed
 from ledger.domain.errors import Refused
 from ledger.services.batch import Batch
 from ledger.services.bundles import Bundle, Bundles
+from ledger.services.intake import Intake
 from ledger.services.lanes import LaneFull
 from ledger.services.replies import Waiting
 from ledger.store.postgres import ConnectionLost
@@ -81,7 +82,7 @@ def test_small_commands_go_first_and_bundles_do_not_fill_the_batch() -> None:
     assert desk.outcome(small) == "posted"
     instants = [sealed.record.seq for sealed in desk.store.sealed if sealed.record.id == small.id]
     assert instants == [1]
-    assert desk.store.read == [129, *[128] * 7]
+    assert desk.store.read == [65, *[64] * 8, 448]
     assert [words(outcomes) for (outcomes,) in heard] == [["posted"] * 256] * 4
 
 
@@ -89,7 +90,7 @@ def test_where_nothing_else_comes_bundles_fill_batches_which_are_taken_ahead() -
     desk = Desk()
     heard = [told(desk, [desk.credit() for _ in range(256)]) for _ in range(24)]
     desk.turn(3)
-    assert desk.store.read == [128] * 7 + [1_000] * 5 + [248]
+    assert desk.store.read == [64] * 7 + [1_000] * 5 + [696]
     assert [words(outcomes) for (outcomes,) in heard] == [["posted"] * 256] * 24
     assert len(desk.store.ahead) >= 5
     small = desk.credit(1)
@@ -97,7 +98,7 @@ def test_where_nothing_else_comes_bundles_fill_batches_which_are_taken_ahead() -
     more = [told(desk, [desk.credit() for _ in range(256)]) for _ in range(3)]
     desk.turn(1)
     assert desk.outcome(small) == "posted"
-    assert desk.store.read[13:] == [129, *[128] * 5]
+    assert desk.store.read[13:] == [65, *[64] * 8, 192]
     assert [words(outcomes) for (outcomes,) in more] == [["posted"] * 256] * 3
 
 
@@ -131,7 +132,7 @@ def test_an_unreliable_store(is_whole: bool, operation: str, how: Exception, exp
     desk.store.fails(operation, how)
     heard = told(desk, [desk.credit() for _ in range(300)], is_whole=is_whole)
     desk.turn(1)
-    outcomes = [expected] * 300 if is_whole else [expected] * 128 + [others] * 172
+    outcomes = [expected] * 300 if is_whole else [expected] * 64 + [others] * 236
     assert [words(some) for some in heard] == [outcomes]
     assert len(desk.store.sealed) == outcomes.count("posted")
 
@@ -239,3 +240,18 @@ def test_what_breaks_in_a_whole_is_logged_once(logged_errors: LoggedErrors) -> N
     desk.turn()
     assert [type(outcome) for outcome in heard[0]] == [ZeroDivisionError] * 5
     assert len(logged_errors(ZeroDivisionError)) == 1
+
+
+def test_of_those_who_come_late_few_join_and_only_bundles() -> None:
+    desk, intake = Desk(), Intake()
+    for number in range(100):
+        intake.lanes.put(f"{number}", Waiting(desk.credit()))
+    assert intake.take_late(Batch([Waiting(desk.credit())])) == []
+    batch = Batch(Bundle([desk.credit(), desk.credit()], is_whole=False).take(2))
+    commands = list(batch.commands)
+    late = intake.take_late(batch)
+    assert (len(late), len(intake.lanes)) == (64, 36)
+    batch.join(late)
+    assert batch.waiting[:64] == late
+    assert batch.commands == [*(one.command for one in late), *commands]
+    assert [len(part.commands) for part in batch.slices()] == [66]

@@ -642,7 +642,7 @@ def test_a_full_batch_is_taken_while_the_one_before_is_kept() -> None:
     commands = [desk.credit() for _ in range(5)]
     desk.send(*commands)
     desk.turn()
-    assert desk.store.ahead == [[command.id for command in commands[2:4]]]
+    assert desk.store.ahead == [[command.id for command in some] for some in (commands[:2], commands[2:4])]
     append.callback(None)
     desk.turn()
     assert desk.outcomes(commands) == ["posted"] * 5
