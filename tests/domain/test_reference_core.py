@@ -115,9 +115,9 @@ def done(work: Any) -> Any:
 def decided(journal: CoreMemory, bundles: list[Bundle]) -> tuple[str, list[Outcome]]:
     """Decide a batch as the writer does, keep it, and tell its instant and its outcomes."""
     batch = Batch([member for bundle in bundles for member in bundle.waiting])
-    book, outcomes, sealed, rest = done(decide_batch(journal, batch, Clock()))
-    done(journal.append(book, rest) if sealed else journal.roll_back())
-    return book.instant, outcomes
+    made = done(decide_batch(journal, batch, Clock()))
+    done(journal.append(made.book, made.rest) if made.sealed else journal.roll_back())
+    return made.book.instant, made.outcomes
 
 
 def check_tables(journal: CoreMemory, side: SideBySide) -> None:

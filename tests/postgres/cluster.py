@@ -101,7 +101,8 @@ def running_server() -> Iterator[DatabaseServer]:
     """Run a server in a temporary directory, after clearing away those of killed runs."""
     sweep()
     data_dir = temporary_data_dir(_PREFIX)
-    server = DatabaseServer(data_dir)
+    # Plans must not hang on whether a table was looked at in the middle of a test.
+    server = DatabaseServer(data_dir, {"autovacuum": "off"})
     try:
         server.cluster.acquire()
         yield server

@@ -134,6 +134,8 @@ async def test_a_silent_service_opens_its_breaker_and_slows_nobody(
         assert told["service_unavailable"][0] > 20  # it is not tried again before the breaker may let it through
         assert 5 <= 12 - told["service_unavailable"][1] <= 7
         assert set(till.statuses().values()) == {"COMPLETED"}
-        assert site.sql("SELECT DISTINCT state FROM jobs WHERE worker = 'bank'") == [("retryable",)]
+        states = {state for (state,) in site.sql("SELECT DISTINCT state FROM jobs WHERE worker = 'bank'")}
+        assert "retryable" in states
+        assert states <= {"retryable", "available"}  # the latter where the time to try again has come by now
         await house.check_clean()
     await port.stopListening()
