@@ -9,7 +9,8 @@ import msgspec
 
 from ledger.domain.errors import Refused
 from ledger.domain.secret import read_secret
-from ledger.resources.reading import NO_SUCH_TEXT, SUSPICIOUS, Reader, S, is_blank, too_deep
+from ledger.resources.reading import Reader, S, is_blank, is_blank_json
+from ledger.resources.screening import NO_SUCH_TEXT, SUSPICIOUS, too_deep
 
 
 class BulkReader(Reader[S]):
@@ -42,11 +43,11 @@ class PartReader(Reader[S]):
         """Return what each of them says, or its refusal in its place."""
         try:
             return self._together(parts)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, Refused):
             return [self._alone(bytes(part)) for part in parts]
 
     def _together(self, parts: Sequence[msgspec.Raw]) -> Sequence[S]:
-        """Read them at once; raises `ValueError` where one of them has to be looked at more closely."""
+        """Read them at once; raises `ValueError` or `Refused` where one of them has to be looked at alone."""
         body = b"[%b]" % b",".join(parts)
         is_flat = body.count(b"{") + body.count(b"[") == len(parts) + 1
         if SUSPICIOUS.search(body) or (not is_flat and too_deep(body)):
@@ -56,8 +57,10 @@ class PartReader(Reader[S]):
         values = self._many.decode(body)
         if any(is_blank(getattr(value, name)) for name in self._texts for value in values):
             raise ValueError("something is missing")
-        if any(getattr(value, field) is not None for field, _ in self._moments for value in values):
-            raise ValueError("an instant is to be looked at")
+        if any(is_blank_json(getattr(value, name)) for name in self._money for value in values):
+            raise ValueError("an amount is missing")
+        if self._ids or any(getattr(value, field) is not None for field, _ in self._moments for value in values):
+            return [self._normalised(value) for value in values]
         return values
 
     def _alone(self, body: bytes) -> S | Refused:

@@ -6,7 +6,6 @@ fails, or when the text could hide something, is the input looked at again to na
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -19,8 +18,8 @@ from msgspec import Meta
 
 from ledger.domain.errors import Refused
 from ledger.domain.secret import Secret, read_secret
+from ledger.resources.screening import screen
 
-MAX_DEPTH: Final = 32
 MAX_TEXT: Final = 255
 
 _UUID = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\Z"
@@ -40,12 +39,7 @@ Money = Annotated[msgspec.Raw, _MONEY_META]  # the text exactly as written; `amo
 S = TypeVar("S", bound=msgspec.Struct)
 
 _before_value = re.compile(r" ['\"]").split  # what follows would be the value itself, however long
-_ESCAPE = re.compile(rb"\\.", re.DOTALL)
-SUSPICIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")  # NUL or half of a surrogate pair
-NO_SUCH_TEXT: Final = "NUL and lone surrogates are not allowed"
 _BLANKS = frozenset((b'"', b" ", b"\\", b"\xc2", b"\xe1", b"\xe2", b"\xe3"))  # how a string of white space can begin
-_NO_NESTING = bytes(set(range(256)) - set(b'"[]{}'))
-_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 
 
 def is_identifier(text: str) -> bool:
@@ -111,16 +105,13 @@ class Reader(Generic[S]):
             if is_blank(getattr(value, name)):
                 raise self._explain(body)
         for name in self._money:
-            if _blank_json(getattr(value, name)):
+            if is_blank_json(getattr(value, name)):
                 raise self._explain(body)
         return self._normalised(value)
 
     def _screen(self, body: bytes) -> None:
-        """Refuse what is nested too deeply, or holds text that cannot be kept."""
-        if body.count(b"{") + body.count(b"[") > MAX_DEPTH and too_deep(body):
-            raise Refused("invalid_request", "The body is nested too deeply")
-        if not body.isascii() or SUSPICIOUS.search(body):
-            _check_text(body)
+        """Refuse what no request may hold."""
+        screen(body)
 
     def query(self, query: bytes) -> S:
         """Return what a query string says, or refuse it; of a parameter that is repeated, the last one counts."""
@@ -165,7 +156,7 @@ class Reader(Generic[S]):
             return Refused("invalid_request", "The body must be a JSON object")
         except msgspec.DecodeError:
             return Refused("invalid_request", "The body is not valid JSON")
-        self._require(name for name, raw in given.items() if not _blank_json(raw))
+        self._require(name for name, raw in given.items() if not is_blank_json(raw))
         for name, raw in given.items():
             self._check(name, bytes(raw), partial(_decode, raw))
         return Refused("invalid_request")
@@ -196,43 +187,6 @@ def _decode(raw: msgspec.Raw, kind: Any) -> None:
     msgspec.json.decode(raw, type=kind, dec_hook=read_secret)
 
 
-def too_deep(body: bytes) -> bool:
-    """Whether arrays and objects are nested deeper than allowed; what is not JSON at all may be called so too."""
-    if b"\\" in body:
-        body = _ESCAPE.sub(b"", body)
-    brackets = b"".join(body.translate(_ONE_KIND, _NO_NESTING).split(b'"')[::2])
-    for _ in range(MAX_DEPTH):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"[]", b"")
-    return bool(brackets)
-
-
-def _check_text(body: bytes) -> None:
-    """Refuse NUL and lone surrogates anywhere in the body, and what is not UTF-8."""
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        raise Refused("invalid_request", "The body is not UTF-8") from None
-    try:
-        content = json.loads(text) if SUSPICIOUS.search(body) else None
-    except ValueError:
-        raise Refused("invalid_request", "The body is not valid JSON") from None
-    if isinstance(content, dict):
-        for name, value in content.items():
-            if _unclean(name) or _unclean(value):
-                shown = "".join(c for c in name if c != "\0" and not "\ud800" <= c <= "\udfff")
-                raise Refused("invalid_request", NO_SUCH_TEXT, field=shown[:MAX_TEXT])
-
-
-def _unclean(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\0" in value or (not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value))
-    if isinstance(value, dict):
-        return any(_unclean(name) or _unclean(content) for name, content in value.items())
-    return isinstance(value, list) and any(map(_unclean, value))
-
-
 def is_blank(value: Any) -> bool:
     """Whether a text, or a field that is null, says nothing."""
     if value.__class__ is Secret:
@@ -240,7 +194,13 @@ def is_blank(value: Any) -> bool:
     return value is None or (value.__class__ is str and (not value or value.isspace()))
 
 
-def _blank_json(value: msgspec.Raw) -> bool:
+def is_given(raw: msgspec.Raw) -> bool:
+    """Whether a field that may be left out says anything: null does not."""
+    return bytes(raw) not in (b"", b"null")
+
+
+def is_blank_json(value: msgspec.Raw) -> bool:
+    """Whether a field, as JSON has it, says nothing."""
     raw = bytes(value)
     return raw == b"null" or (raw[:1] == b'"' and raw[1:2] in _BLANKS and is_blank(msgspec.json.decode(raw)))
 

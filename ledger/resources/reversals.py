@@ -13,8 +13,8 @@ from ledger.domain.transfers import TransferTold
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import Answer, Call, Endpoint
 from ledger.resources.posting import post
-from ledger.resources.reading import Money, Text, amount_text, identifier
-from ledger.resources.transfer_forms import is_given, may_read
+from ledger.resources.reading import Money, Text, amount_text, identifier, is_given
+from ledger.resources.transfer_forms import may_read
 from ledger.resources.transfers import require_seen, see
 
 

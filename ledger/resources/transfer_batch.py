@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import repeat
 from operator import attrgetter
 from typing import Annotated, Final, TypeVar
@@ -20,7 +20,6 @@ from ledger.domain.transfers import Transfer, TransferTold
 from ledger.resources.answers import ErrorTold, error_told
 from ledger.resources.backend import Backend
 from ledger.resources.endpoint import MIB, Answer, Call, Endpoint
-from ledger.resources.plain_transfers import plain_command
 from ledger.resources.readers import PartReader
 from ledger.resources.transfer_forms import REFUSES, TransferRequest, accounts_of, command_of
 from ledger.services.settling import is_in_doubt
@@ -141,26 +140,21 @@ class TransferBatchEndpoints:
     async def _read(self, caller: Caller, items: Sequence[msgspec.Raw]) -> list[Transfer | Refused]:
         """Read some transfers into commands, with refusals in the places of those that cannot be."""
         backend, scope = self._backend, caller.scope
-        new_id, at_hand, config = backend.new_id, backend.owners_at_hand, backend.config
+        requests = _requests(items)
+        owners = backend.owners_at_hand
+        well_read = [one for one in requests if not isinstance(one, Refused)]
+        if not all(_is_at_hand(one, owners) for one in well_read):
+            owners = await backend.owners({account for one in well_read for account in accounts_of(one)})
         read: list[Transfer | Refused] = []
-        rest: list[tuple[int, BatchedTransfer]] = []
-        for index, one in enumerate(_requests(items)):
+        for one in requests:
             if isinstance(one, Refused):
                 read.append(one)
                 continue
-            plain = plain_command(one, at_hand, caller, new_id(), scope, one.idempotency_key, config)
-            if plain is not None:
-                read.append(plain)
-            else:
-                rest.append((index, one))
-        owners = await backend.owners({account for _, one in rest for account in accounts_of(one)}) if rest else at_hand
-        for index, one in rest:
-            command: Transfer | Refused
             try:
-                command = command_of(one, owners, caller, new_id(), scope, one.idempotency_key, config)
+                new_id = backend.new_id()
+                read.append(command_of(one, owners, caller, new_id, scope, one.idempotency_key, backend.config))
             except Refused as refused:
-                command = refused
-            read.insert(index, command)
+                read.append(refused)
         return read
 
 
@@ -200,6 +194,11 @@ def _slices(items: Sequence[T], weight_of: Callable[[T], int], most: int) -> Ite
             yield items[start:index]
             start, weight = index, weight_of(item)
     yield items[start:]
+
+
+def _is_at_hand(request: BatchedTransfer, owners: Container[str]) -> bool:
+    """Whether a transfer is between two known accounts, and asks nothing of others."""
+    return request.legs is None and request.expect is None and request.source in owners and request.target in owners
 
 
 def _bytes_of(item: msgspec.Raw) -> int:

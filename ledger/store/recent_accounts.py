@@ -26,7 +26,7 @@ class RecentAccounts:
         return self.lent(ids) if self.left_by else {}
 
     def lent(self, ids: Iterable[str]) -> dict[str, Account]:
-        """Return those that are remembered, as whoever they were lent to may know them: as he left them, if he did."""
+        """Return those that are remembered, for the batch that they are lent to and nobody else."""
         fresh, older = self._fresh, self._older
         return {name: account for name in ids if (account := fresh.get(name) or older.get(name)) is not None}
 

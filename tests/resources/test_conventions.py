@@ -10,7 +10,7 @@ import pytest
 from ledger.domain.errors import CATALOGUE, Refused
 from ledger.domain.policy import Action, Role
 from ledger.resources.endpoint import MIB, Answer, Call, Endpoint
-from ledger.resources.reading import MAX_DEPTH
+from ledger.resources.screening import MAX_DEPTH
 from tests.resources.backend import MemoryBackend, Settings
 from tests.resources.harness import Connection, Reply, Server
 
