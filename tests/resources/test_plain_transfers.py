@@ -110,3 +110,17 @@ def test_most_transfers_are_plain_but_only_for_admins() -> None:
         with pytest.raises(Refused) as refused:
             command_of(request, OWNERS, USER, "id", None, "k", CONFIG)
         assert refused.value.details == {"field": "from"}
+
+
+def test_metadata_is_measured_for_admins_too() -> None:
+    item = {
+        "idempotency_key": "k",
+        "from": ACCOUNTS[0],
+        "to": ACCOUNTS[1],
+        "amount": 1,
+        "metadata": {"a": "x" * 16_384},
+    }
+    request = Reader(BatchedTransfer).body(json.dumps(item).encode())
+    with pytest.raises(Refused) as refused:
+        command_of(request, OWNERS, ADMIN, "id", None, "k", CONFIG)
+    assert refused.value.details["field"] == "metadata"
