@@ -78,7 +78,7 @@ def rows(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[str,
         "key": "\n".join([record.key or "" for record in records]),
         "reverses": _mostly_null(map(_reverses, records)),
         "effective": _mostly_null(map(_effective_at, records)),
-        "body": b"\n".join(map(_body, batch)).decode(),
+        "body": b"\n".join(map(_body, batch)),
         "hash": "\\x" + b"".join(map(_hash, batch)).hex(),
     }
     statements = [APPEND]

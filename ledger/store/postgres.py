@@ -9,6 +9,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from txpostgres import txpostgres
 
+from ledger.store.literals import Literal
+
 Row = tuple[Any, ...]
 
 # SQLSTATE classes that say "not now" rather than "not this": resources, operator intervention, lock not available,
@@ -118,7 +120,12 @@ class Session:
         def connect() -> Deferred[Any]:
             given = extensions.parse_dsn(url)
             options = [given.get("options", ""), *(f"-c {name}={value}" for name, value in settings.items())]
-            more = {"options": " ".join(filter(None, options)), "application_name": "ledger"}
+            options.append("-c standard_conforming_strings=on")  # this, and UTF-8, is what `Literal` rests on
+            more = {
+                "options": " ".join(filter(None, options)),
+                "client_encoding": "UTF8",
+                "application_name": "ledger",
+            }
             started: Deferred[Any] = self._connection.connect(**{**NETWORK, **given, **more})
             return started
 
@@ -160,10 +167,11 @@ class Session:
         except psycopg2.Error as error:  # closed since the answer came
             raise self._translated(error) from error
 
-    def render(self, sql: str, parameters: Mapping[str, Any]) -> bytes:
+    def render(self, sql: str, parameters: Mapping[str, str | bytes | int]) -> bytes:
         """Return statements with their parameters in place, ready to be run; something else may run meanwhile."""
         try:
-            rendered: bytes = self._connection.cursor().mogrify(sql, parameters)
+            quoted = {name: one if isinstance(one, int) else Literal(one) for name, one in parameters.items()}
+            rendered: bytes = self._connection.cursor().mogrify(sql, quoted)
         except psycopg2.Error as error:
             raise self._translated(error) from error
         except ValueError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+from random import Random
 
 import pytest
 from twisted.internet.defer import Deferred
 
+from ledger.store.literals import Literal
 from ledger.store.postgres import ConnectionLost, Session, StatementFailed
 from tests.postgres.house import on_reactor, reactor, until
 
@@ -91,3 +93,25 @@ async def test_a_database_that_can_only_be_read_is_a_passing_trouble(database_ur
         await session.run("CREATE TABLE notes (n int)")
     assert (failed.value.sqlstate, failed.value.is_passing) == ("25006", True)
     session.close()
+
+
+@on_reactor
+async def test_texts_come_through_as_they_are_whatever_the_url_says(database_url: str) -> None:
+    more = "&" if "?" in database_url else "?"
+    session = Session(reactor)
+    await session.open(f"{database_url}{more}client_encoding=LATIN1&options=-c%20standard_conforming_strings%3Doff")
+    chance = Random(1)
+    texts = ["".join(chance.choices("'\\\"%$nx0\n\tüЖ🂡'--/*", k=length)) for length in range(200)]
+    texts += ["'); DROP TABLE journal; --", "\\'", "\\", "''", "%(name)s"]
+    named = {f"text{number}": text for number, text in enumerate(texts)}
+    columns = ", ".join(f"%({name})s::text" for name in named)
+    assert await session.run(session.render(f"SELECT {columns}", named)) == [tuple(texts)]
+    as_bytes = {name: text.encode() for name, text in named.items()}
+    assert session.render(f"SELECT {columns}", as_bytes) == session.render(f"SELECT {columns}", named)
+    session.close()
+
+
+@pytest.mark.parametrize("text", ["\0", "a\0b", "\ud800", b"\0"])
+def test_what_postgres_cannot_hold_is_not_sent(text: str | bytes) -> None:
+    with pytest.raises(ValueError, match=r"NUL|surrogates"):
+        Literal(text)
