@@ -1,6 +1,6 @@
 """The journal: records in one order, each sealed to the one before, and the exact bytes each is kept as."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
@@ -81,8 +81,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 
 START: Final = Head(0, GENESIS)
 
-_DIGITS: Final = "0123456789abcdef"
-_FOLLOWING: Final = {_DIGITS[i]: (_DIGITS[i + 1], _DIGITS[i + 2]) for i in range(14)}  # without a carry
+_FOLLOWING: Final = {f"{n:02x}": (f"{n + 1:02x}", f"{n + 2:02x}") for n in range(254)}  # without a carry
 
 _decoder = msgspec.json.Decoder(Record)
 
@@ -102,13 +101,17 @@ def seal(previous: bytes, body: bytes) -> bytes:
     return sha256(previous + body).digest()
 
 
-def entry_ids(record: Record) -> list[str]:
-    """Return the ids of a record's entries."""
-    if len(record.entries) == 2 and (last := _FOLLOWING.get(record.id[35:])) is not None:  # as of most records
-        stem = record.id[:35]
-        return [stem + last[0], stem + last[1]]
-    prefix, base = record.id[:24], int(record.id[24:], 16) + 1
-    return [f"{prefix}{base + index & 0xFFFFFFFFFFFF:012x}" for index in range(len(record.entries))]
+def entry_ids(records: Iterable[Record]) -> list[str]:
+    """Return the ids of the entries of some records."""
+    names: list[str] = []
+    for record in records:
+        record_id, many = record.id, len(record.entries)
+        if many == 2 and (last := _FOLLOWING.get(record_id[34:])) is not None:  # as of most records
+            stem = record_id[:34]
+            names += (stem + last[0], stem + last[1])
+        else:
+            names += [entry_id(record_id, index) for index in range(many)]
+    return names
 
 
 def entry_id(record_id: str, index: int) -> str:

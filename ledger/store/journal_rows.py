@@ -8,7 +8,7 @@ from msgspec.structs import astuple
 
 from ledger.domain.book import Book
 from ledger.domain.commands import Sealed
-from ledger.domain.journal import entry_ids
+from ledger.domain.journal import Record, entry_ids
 from ledger.store.facts import array
 from ledger.store.prepared import Prepared
 
@@ -18,12 +18,13 @@ APPEND: Final = Prepared(
     "append_records",
     """
 INSERT INTO journal (seq, id, kind, scope, key, reverses, posted_at, effective_at, body, hash)
-SELECT %(seq)s::bigint + place, id, (%(kinds)s::text[])[coalesce(kind, 1)], scope, nullif(key, ''),
+SELECT %(seq)s::bigint + place, id, (%(kinds)s::text[])[coalesce(kind, 1)], (%(scopes)s::uuid[])[coalesce(scope, 1)],
+       nullif(key, ''),
        (%(reverses)s::uuid[])[place], %(instant)s::timestamptz,
        coalesce((%(effective)s::timestamptz[])[place], %(instant)s::timestamptz), body,
        substring(%(hash)s::bytea FROM 32 * place - 31 FOR 32)
 FROM (SELECT generate_series(1, %(count)s::int) AS place, unnest(%(id)s::uuid[]) AS id,
-             unnest(%(kind)s::int[]) AS kind, unnest(%(scope)s::uuid[]) AS scope,
+             unnest(%(kind)s::int[]) AS kind, unnest(%(scope)s::int[]) AS scope,
              unnest(string_to_array(%(key)s, E'\\n')) AS key,
              unnest(string_to_array(%(body)s, E'\\n')) AS body) AS fresh
 """,
@@ -33,10 +34,12 @@ APPEND_ENTRIES: Final = Prepared(
     "append_entries",
     """
 INSERT INTO transactions (id, account_id, seq, amount, type, balance, held, version, "timestamp")
-SELECT id, (%(entry_accounts)s::uuid[])[coalesce(account, 1)], seq, abs(amount),
+SELECT id, (%(entry_accounts)s::uuid[])[coalesce(account, 1)],
+       coalesce(seq, %(seq)s::bigint + 1 + place % %(count)s::int), abs(amount),
        CASE WHEN amount < 0 THEN 'debit' ELSE 'credit' END, balance, coalesce(held, 0), version,
        %(instant)s::timestamptz
-FROM (SELECT unnest(%(entry_id)s::uuid[]) AS id, unnest(%(entry_account)s::int[]) AS account,
+FROM (SELECT generate_series(0, %(entries)s::int - 1) AS place, unnest(%(entry_id)s::uuid[]) AS id,
+             unnest(%(entry_account)s::int[]) AS account,
              unnest(%(entry_seq)s::bigint[]) AS seq, unnest(%(entry_amount)s::bigint[]) AS amount,
              unnest(%(entry_balance)s::numeric[]) AS balance, unnest(%(entry_held)s::numeric[]) AS held,
              unnest(%(entry_version)s::bigint[]) AS version) AS fresh
@@ -67,6 +70,7 @@ def rows(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[str,
     """Return the statements, and their parameters, that keep records and their entries."""
     records = [sealed.record for sealed in batch]
     kinds, kind = _told_once(list(map(_kind, records)))
+    scopes, scope = _told_once([record.scope or "NULL" for record in records])
     parameters: dict[str, Any] = {
         "instant": book.instant,
         "seq": records[0].seq - 1,
@@ -74,7 +78,8 @@ def rows(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[str,
         "id": array(map(_id, records)),
         "kinds": kinds,
         "kind": kind,
-        "scope": array([record.scope or "NULL" for record in records]),
+        "scopes": scopes,
+        "scope": scope,
         "key": "\n".join([record.key or "" for record in records]),
         "reverses": _mostly_null(map(_reverses, records)),
         "effective": _mostly_null(map(_effective_at, records)),
@@ -89,16 +94,24 @@ def rows(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[str,
         # Most of what is sent would be ids, the world's above all.
         distinct, places = _told_once(accounts)
         parameters |= {
-            "entry_id": array(_sides_apart([name for record in records for name in entry_ids(record)])),
+            "entries": len(entries),
+            "entry_id": array(_sides_apart(entry_ids(records))),
             "entry_accounts": distinct,
             "entry_account": places,
-            "entry_seq": array(_sides_apart([str(record.seq) for record in records for _ in record.entries])),
+            "entry_seq": _seqs(records),
             "entry_amount": array(map(str, amounts)),
             "entry_balance": array(map(str, balances)),
             "entry_held": _mostly_zero(held),
             "entry_version": array(map(str, versions)),
         }
     return statements, parameters
+
+
+def _seqs(records: Sequence[Record]) -> str:
+    """Return an array literal of the entries' records; empty where each has two, for then they can be counted."""
+    if all(len(record.entries) == 2 for record in records):
+        return "{}"
+    return array(_sides_apart([str(record.seq) for record in records for _ in record.entries]))
 
 
 def _mostly_null(values: Iterable[str | None]) -> str:

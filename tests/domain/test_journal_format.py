@@ -16,7 +16,18 @@ from ledger.domain.accounts import Account, world_id
 from ledger.domain.book import Book, fingerprint_of
 from ledger.domain.cash import Credit
 from ledger.domain.commands import Sealed
-from ledger.domain.journal import GENESIS, START, Record, body_of, canonical, entry_id, read_body, seal
+from ledger.domain.journal import (
+    GENESIS,
+    START,
+    Entry,
+    Record,
+    body_of,
+    canonical,
+    entry_id,
+    entry_ids,
+    read_body,
+    seal,
+)
 from tests.domain.kinds import SetStatus
 from tests.strategies import examples, ordinary
 
@@ -123,6 +134,15 @@ def test_the_canonical_form_is_the_one_that_the_document_describes(metadata: dic
 def test_entry_ids_follow_the_records(record: UUID, index: int) -> None:
     by_hand = (record.int >> 48 << 48) + (record.int + index + 1) % 2**48
     assert entry_id(str(record), index) == str(UUID(int=by_hand))
+
+
+@given(st.lists(st.tuples(st.uuids(), st.integers(0, 255), st.sampled_from([0, 1, 2, 2, 3])), max_size=9))
+@examples(200)
+def test_the_ids_of_many_entries_are_those_of_each(some: list[tuple[UUID, int, int]]) -> None:
+    entry = Entry(ACCOUNT, 1, 1, 0, 1, 1)
+    bare = Record(v=1, seq=1, id="", kind="note", posted_at="")
+    records = [replace(bare, id=f"{str(name)[:34]}{last:02x}", entries=(entry,) * many) for name, last, many in some]
+    assert entry_ids(records) == [entry_id(one.id, index) for one in records for index in range(len(one.entries))]
 
 
 def test_the_same_request_has_the_same_fingerprint() -> None:
