@@ -1,6 +1,6 @@
 """One published update, made in full only when somebody looks at it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -66,30 +66,25 @@ class Event(msgspec.Struct, eq=False, gc=False):
         return self._message
 
 
-def published(committed: Committed) -> Iterator[tuple[int, str, str | None]]:
-    """Number the updates of a record as `updates_of` does, without making them: each with its account and user."""
-    owners = committed.owners
-    index = 0
-    for items in (committed.record.entries, committed.record.changes):
-        for item in items:
-            owner = owners[item.account]
-            if not owner.is_system:
-                yield index, item.account, owner.user_id
-                index += 1
+def published(committed: Committed) -> Sequence[tuple[str, str | None]]:
+    """Return the accounts and users of a record's updates, in the order of `updates_of`, which need not be made."""
+    record, owners = committed.record, committed.owners
+    items = record.items if record.changes else record.entries
+    return [(item.account, owner.user_id) for item in items if not (owner := owners[item.account]).is_system]
 
 
 def events_of(committed: Committed, topics: Iterable[Topic]) -> list[Event]:
     """Return a record's messages on these topics, topic by topic in the order given."""
     events: list[Event] = []
-    updates: Sequence[tuple[int, str, str | None]] | None = None
+    updates: Sequence[tuple[str, str | None]] | None = None
     lazy: Lazy | None = None
     for topic in topics:
         if topic.kind == "accounts" and topic.id not in committed.owners:
             continue
         if updates is None:
-            updates = list(published(committed))
+            updates = published(committed)
         part = 0
-        for index, account_id, user_id in updates:
+        for index, (account_id, user_id) in enumerate(updates):
             if topic.covers(account_id, user_id):
                 lazy = lazy or Lazy(committed)
                 events.append(Event(topic.name, committed.record.seq, part, account_id, lazy, index))

@@ -1,6 +1,6 @@
 """Hands every published update to those who follow its topics, in this process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from twisted.logger import Logger
 
@@ -70,12 +70,15 @@ class Hub:
         if not (everyone or accounts or users):
             return
         # Who gets it is settled before anybody is called: whoever subscribes meanwhile begins with the next record.
-        if not accounts and not users:
-            self._tell_everyone(committed, list(everyone[""]))
+        updates = published(committed)
+        if not accounts and not users:  # as a server spends most of its time
+            lazy, seq = Lazy(committed), committed.record.seq
+            told = [Event(ALL_TOPIC, seq, index, one[0], lazy, index) for index, one in enumerate(updates)]
+            _deliver(told, list(everyone[""]))
             return
         hits: dict[str, tuple[list[Subscription], list[Event]]] = {}
-        lazy: Lazy | None = None
-        for index, account_id, user_id in published(committed):
+        lazy = Lazy(committed)
+        for index, (account_id, user_id) in enumerate(updates):
             followed = []
             if everyone:
                 followed.append((ALL_TOPIC, everyone[""]))
@@ -84,7 +87,6 @@ class Hub:
             if users and user_id is not None and (some := users.get(user_id)):
                 followed.append((f"users:{user_id}", some))
             for topic, subscribers in followed:
-                lazy = lazy or Lazy(committed)
                 hit = hits.get(topic)
                 if hit is None:
                     hit = hits[topic] = (list(subscribers), [])
@@ -92,23 +94,17 @@ class Hub:
                 events.append(Event(topic, committed.record.seq, len(events), account_id, lazy, index))
         for topic in hits if len(hits) == 1 else sorted(hits):
             subscriptions, events = hits[topic]
-            for event in events:
-                _deliver(event, subscriptions)
-
-    def _tell_everyone(self, committed: Committed, subscriptions: list[Subscription]) -> None:
-        """Do the same where nobody follows anything else, which is how a server spends most of its time."""
-        lazy, seq = Lazy(committed), committed.record.seq
-        for index, account_id, _ in published(committed):
-            _deliver(Event(ALL_TOPIC, seq, index, account_id, lazy, index), subscriptions)
+            _deliver(events, subscriptions)
 
 
-def _deliver(event: Event, subscriptions: list[Subscription]) -> None:
-    for subscription in subscriptions:
-        if subscription._place is not None:
-            try:
-                subscription.deliver(event)
-            except Exception:
-                _complain(subscription, event)
+def _deliver(events: Iterable[Event], subscriptions: Iterable[Subscription]) -> None:
+    for event in events:
+        for subscription in subscriptions:
+            if subscription._place is not None:
+                try:
+                    subscription.deliver(event)
+                except Exception:
+                    _complain(subscription, event)
 
 
 def _complain(subscription: Subscription, event: Event) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -74,7 +74,7 @@ class TransferRequest(msgspec.Struct, frozen=True, kw_only=True):
 _Part = TransferRequest | LegRequest
 
 
-class _Meant(NamedTuple):
+class _Meant(msgspec.Struct, frozen=True, gc=False):
     """What a request comes to, once its accounts are known; `shown`: those that the caller may read, None for all."""
 
     legs: tuple[Leg, ...]
