@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from ledger.domain.commands import Command
-from ledger.services.bundles import Member
-from ledger.services.replies import Waiting
+from ledger.domain.commands import Command, Outcome
+from ledger.services.bundles import Share
+from ledger.services.replies import Told, Waiting
 
 _FIRST: Final = 64  # of a batch, by weight
 _LARGEST: Final = 256
@@ -20,13 +20,13 @@ class Slice(NamedTuple):
 
 
 class Batch:
-    """What is decided and kept together; members of bundles stand behind all others."""
+    """What is decided and kept together; shares of bundles stand behind all others."""
 
     __slots__ = ("commands", "waiting")
 
     def __init__(self, waiting: list[Waiting]) -> None:
         self.waiting = waiting
-        self.commands = [one.command for one in waiting]
+        self.commands = _commands(waiting)
 
     @property
     def weight(self) -> int:
@@ -35,13 +35,21 @@ class Batch:
 
     @property
     def is_bundled(self) -> bool:
-        """Whether members of bundles are in it."""
-        return bool(self.waiting) and isinstance(self.waiting[-1], Member)
+        """Whether there are shares of bundles in it."""
+        return bool(self.waiting) and isinstance(self.waiting[-1], Share)
 
     def join(self, late: Sequence[Waiting]) -> None:
         """Take in some who came late, before all others."""
         self.waiting[:0] = late
-        self.commands[:0] = [one.command for one in late]
+        self.commands[:0] = _commands(late)
+
+    def told(self, outcomes: Sequence[Outcome]) -> Iterator[Told]:
+        """Give each who waits his own of the outcomes of all commands."""
+        place = 0
+        for one in self.waiting:
+            following = place + len(one.commands)
+            yield one, outcomes[place:following]
+            place = following
 
     def slices(self, *, small: bool = False) -> Iterator[Slice]:
         """Part the batch: while a slice is decided, the store is at work on the one before, so the first is small."""
@@ -55,26 +63,37 @@ class Batch:
 
     def halves(self) -> "tuple[Batch, Batch] | None":
         """Part the batch in two, if there is a place where it can be parted."""
-        middle = len(self.waiting) // 2
+        middle = len(self.commands) // 2
         for first, last in self._wholes():
             if first < middle < last:
                 middle = first or last
-        if middle in (0, len(self.waiting)):
+        if middle in (0, len(self.commands)):
             return None
-        return Batch(self.waiting[:middle]), Batch(self.waiting[middle:])
+        before: list[Waiting] = []
+        after = list(self.waiting)
+        while middle:
+            one = after.pop(0)
+            if len(one.commands) > middle and isinstance(one, Share):
+                one, rest = one.parted(middle)
+                after.insert(0, rest)
+            before.append(one)
+            middle -= len(one.commands)
+        return Batch(before), Batch(after)
 
     def _wholes(self) -> Iterator[tuple[int, int]]:
         """Return where the bundles stand that are not to be parted."""
         if not self.is_bundled:
             return
         start = 0
-        while start < len(self.waiting):
-            one = self.waiting[start]
-            if isinstance(one, Member) and one.bundle.is_whole:
-                yield start, start + one.bundle.size
-                start += one.bundle.size
-            else:
-                start += 1
+        for one in self.waiting:
+            end = start + len(one.commands)
+            if one.is_whole:
+                yield start, end
+            start = end
+
+
+def _commands(waiting: Sequence[Waiting]) -> list[Command]:
+    return [command for one in waiting for command in one.commands]
 
 
 def _light(commands: Sequence[Command], size: int, largest: int) -> Iterator[Slice]:

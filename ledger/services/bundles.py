@@ -11,72 +11,83 @@ from ledger.services.lanes import LaneFull
 from ledger.services.replies import Waiting
 
 _MOST: Final = 256
-_NOTING, _ANSWERING = 1 / 8, 16.0  # efforts, in answers: to note an outcome, and to answer for hundreds
+_ANSWERING: Final = 16.0  # the effort of answering for hundreds, in answers
 
 
-class Member(Waiting):
-    """One command of a bundle."""
+class Share(Waiting):
+    """Commands of a bundle that stand next to each other, and come into the same batch."""
 
-    __slots__ = ("bundle", "effort", "index")
+    __slots__ = ("_start", "bundle", "is_whole")
 
-    def __init__(self, command: Command, bundle: "Bundle", index: int, effort: float) -> None:
-        self.command = command
+    def __init__(self, bundle: "Bundle", start: int, end: int, tries: int = 0) -> None:
+        self.commands = bundle.commands[start:end]
         self.bundle = bundle
-        self.index = index
-        self.effort = effort
+        self.is_whole = bundle.is_whole
         self.finished = False
-        self.tries = 0
+        self.tries = tries
+        self._start = start
 
     @property
-    def tells_of_trouble(self) -> bool:  # type: ignore[override]
-        """One of a whole speaks for all."""
-        return not (self.bundle.is_whole and self.index)
+    def effort(self) -> float:  # type: ignore[override]
+        """To note outcomes is next to nothing, until none is missing any more."""
+        return _ANSWERING if self.bundle.missing <= len(self.commands) else 1.0
 
-    def tell(self, outcome: Outcome) -> None:
-        """Leave the outcome with the bundle."""
-        self.bundle.tell(self.index, outcome)
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Leave the outcomes with the bundle."""
+        self.bundle.tell(self._start, outcomes)
+
+    def parted(self, place: int) -> "tuple[Share, Share]":
+        """Return the first so many, and the rest."""
+        middle = self._start + place
+        end = self._start + len(self.commands)
+        return Share(self.bundle, self._start, middle, self.tries), Share(self.bundle, middle, end, self.tries)
 
 
 class Bundle:
     """Commands in their order; `answer` fires with their outcomes. Those of a whole stand or fall together."""
 
-    __slots__ = ("_outcomes", "answer", "is_whole", "size", "waiting", "weight")
+    __slots__ = ("_outcomes", "_taken", "answer", "commands", "is_whole", "missing", "weight")
 
     def __init__(self, commands: Sequence[Command], is_whole: bool) -> None:
-        last = len(commands) - 1
-        self.waiting: deque[Waiting] = deque(
-            Member(command, self, index, _ANSWERING if index == last else _NOTING)
-            for index, command in enumerate(commands)
-        )
+        self.commands = commands
         self.is_whole = is_whole
         self.weight = sum(command.weight for command in commands)  # of those that wait
         self.answer: Deferred[list[Outcome]] = Deferred()
-        self.size = len(commands)
-        self._outcomes: dict[int, Outcome] = {}
+        self.missing = len(commands)  # of the outcomes
+        self._taken = 0
+        self._outcomes: dict[int, Sequence[Outcome]] = {}
 
-    def take(self, limit: int) -> list[Waiting]:
-        """Take the first of those that wait, as many as are no heavier than the limit, one at least; a whole whole."""
-        if self.is_whole or self.weight <= limit:
-            taken, self.waiting, self.weight = list(self.waiting), deque(), 0
-            return taken
-        taken = []
-        while not taken or (self.waiting and self.waiting[0].command.weight <= limit):
-            one = self.waiting.popleft()
-            taken.append(one)
-            limit -= one.command.weight
-            self.weight -= one.command.weight
-        return taken
+    @property
+    def waiting(self) -> int:
+        """How many have not been taken."""
+        return len(self.commands) - self._taken
 
     @property
     def least(self) -> int:
         """The weight of the least that can be taken."""
-        return self.weight if self.is_whole else self.waiting[0].command.weight
+        return self.weight if self.is_whole else self.commands[self._taken].weight
 
-    def tell(self, index: int, outcome: Outcome) -> None:
-        """Take the outcome of one; the last one answers for all."""
-        self._outcomes[index] = outcome
-        if len(self._outcomes) == self.size:
-            self.answer.callback([self._outcomes[place] for place in range(self.size)])
+    def take(self, limit: int) -> Share:
+        """Take the first of those that wait, as many as are no heavier than the limit, one at least; a whole whole."""
+        start, weight = self._taken, self.weight
+        if self.is_whole or weight <= limit:
+            self._taken = len(self.commands)
+        else:
+            weight = 0
+            for command in self.commands[start:]:
+                if weight and weight + command.weight > limit:
+                    break
+                weight += command.weight
+                self._taken += 1
+        self.weight -= weight
+        return Share(self, start, self._taken)
+
+    def tell(self, start: int, outcomes: Sequence[Outcome]) -> None:
+        """Take the outcomes of some; the last ones answer for all."""
+        self._outcomes[start] = outcomes
+        self.missing -= len(outcomes)
+        if not self.missing:
+            self.answer.callback([one for _, some in sorted(self._outcomes.items()) for one in some])
 
 
 class Bundles:
@@ -94,7 +105,7 @@ class Bundles:
     @property
     def commands(self) -> int:
         """How many commands are in them."""
-        return sum(len(bundle.waiting) for bundle in self._waiting)
+        return sum(bundle.waiting for bundle in self._waiting)
 
     def put(self, bundle: Bundle) -> None:
         """Queue a bundle, or raise `LaneFull`."""
@@ -102,19 +113,20 @@ class Bundles:
             raise LaneFull("bundles")
         self._waiting.append(bundle)
 
-    def take(self, limit: int) -> list[Waiting]:
+    def take(self, limit: int) -> list[Share]:
         """Take as many as are no heavier than the limit, and one at least; what is left of a bundle stays in front."""
-        taken: list[Waiting] = []
+        taken: list[Share] = []
         while self._waiting and (not taken or self._waiting[0].least <= limit):
             bundle = self._waiting[0]
             before = bundle.weight
-            taken += bundle.take(limit)
+            taken.append(bundle.take(limit))
             limit -= before - bundle.weight
             if not bundle.waiting:
                 self._waiting.popleft()
         return taken
 
-    def drain(self) -> Iterator[Waiting]:
+    def drain(self) -> Iterator[Share]:
         """Take everything."""
         while self._waiting:
-            yield from self._waiting.popleft().waiting
+            bundle = self._waiting.popleft()
+            yield bundle.take(bundle.weight)

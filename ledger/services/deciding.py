@@ -85,7 +85,7 @@ class Deciding:
     def _with_late(self, batch: Batch, decided: Decided) -> Decided:
         """Decide as well what came since the batch was taken: what comes alone shall not wait for the one after."""
         late = self._intake.take_late(batch)
-        commands = [one.command for one in late]
+        commands = [one.commands[0] for one in late]
         if not late or not self._store.join(decided.book, commands):
             if late:
                 self._intake.put_first(Batch(late))

@@ -60,7 +60,8 @@ class Intake:
     def _taken(self) -> Batch:
         self._calm = 0 if len(self.lanes) else self._calm + 1
         bundled = self.bundles.take(self._batch if self._is_calm else min(self._batch, _BESIDE))
-        return Batch(self.lanes.take(max(self._batch - len(bundled), 1)) + bundled)
+        many = sum(len(share.commands) for share in bundled)
+        return Batch([*self.lanes.take(max(self._batch - many, 1)), *bundled])
 
     @property
     def _is_calm(self) -> bool:
@@ -68,4 +69,4 @@ class Intake:
 
 
 def _weight(waiting: Waiting) -> int:
-    return waiting.command.weight
+    return waiting.commands[0].weight

@@ -1,7 +1,7 @@
 """Answering those who wait for an outcome: each once, each on its own, in slices between which the reactor turns."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -17,25 +17,33 @@ _A_TURN: Final = 32  # answers, each of them an HTTP response written: tens of m
 
 
 class Waiting:
-    """A command that stands in line, and who waits for its outcome."""
+    """Who waits for the outcome of a command; or of some, as in a bundle."""
 
-    __slots__ = ("answer", "command", "finished", "tries")
+    __slots__ = ("answer", "commands", "finished", "tries")
 
-    tells_of_trouble = True  # whether the log hears of what broke
+    is_whole = False  # whether they stand or fall together
     effort = 1.0  # of telling, in answers
 
     def __init__(self, command: Command) -> None:
-        self.command = command
+        self.commands: Sequence[Command] = (command,)
         self.answer: Deferred[Sealed | Replayed] = Deferred()
         self.finished = False
         self.tries = 0
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
         """Answer whoever waits."""
+        (outcome,) = outcomes
         if isinstance(outcome, Exception):
             self.answer.errback(outcome)
         else:
             self.answer.callback(outcome)
+
+    def alike(self, outcome: Outcome) -> "Told":
+        """Have one outcome for all commands."""
+        return self, [outcome] * len(self.commands)
+
+
+Told = tuple[Waiting, Sequence[Outcome]]
 
 
 class Replies:
@@ -44,15 +52,15 @@ class Replies:
     def __init__(self, reactor: Any) -> None:
         self.given = 0
         self._reactor = reactor
-        self._queue: deque[tuple[Waiting, Outcome]] = deque()
+        self._queue: deque[Told] = deque()
         self._quiet: Deferred[None] | None = None
 
     @property
     def waiting(self) -> int:
         """How many outcomes are on their way."""
-        return len(self._queue)
+        return sum(len(outcomes) for _, outcomes in self._queue)
 
-    def give(self, outcomes: Iterable[tuple[Waiting, Outcome]]) -> None:
+    def give(self, outcomes: Iterable[Told]) -> None:
         """Answer soon; whoever has an outcome already keeps it."""
         idle = not self._queue
         self._queue.extend(outcomes)
@@ -69,14 +77,14 @@ class Replies:
     def _some(self) -> None:
         queue, left = self._queue, float(_A_TURN)
         while queue and left > 0:
-            waiting, outcome = queue.popleft()
-            self.given += 1
+            waiting, outcomes = queue.popleft()
+            self.given += len(outcomes)
             left -= waiting.effort
             if waiting.finished:
                 continue
             waiting.finished = True
             try:
-                _answer(waiting, outcome)
+                _answer(waiting, outcomes)
             except Exception:
                 log.failure("An answer could not be given")
         if queue:
@@ -86,7 +94,10 @@ class Replies:
             quiet.callback(None)
 
 
-def _answer(waiting: Waiting, outcome: Outcome) -> None:
-    if isinstance(outcome, Exception) and not isinstance(outcome, Refused) and waiting.tells_of_trouble:
-        log.failure("A {kind} broke", Failure(outcome), kind=waiting.command.kind)  # type: ignore[no-untyped-call]
-    waiting.tell(outcome)
+def _answer(waiting: Waiting, outcomes: Sequence[Outcome]) -> None:
+    for command, outcome in zip(waiting.commands, outcomes, strict=True):
+        if isinstance(outcome, Exception) and not isinstance(outcome, Refused):
+            log.failure("A {kind} broke", Failure(outcome), kind=command.kind)  # type: ignore[no-untyped-call]
+            if waiting.is_whole:
+                break  # one speaks for all
+    waiting.tell(outcomes)

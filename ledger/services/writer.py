@@ -135,14 +135,14 @@ class Writer(Child):
             try:
                 await self._process(batch)
                 self.meter.guessed = self._deciding.guessed
-                self.meter.batch(len(batch.waiting), self._reactor.seconds() - began)
+                self.meter.batch(len(batch.commands), self._reactor.seconds() - began)
             except ConnectionLost as lost:
                 self.meter.losses += 1
                 log.warn("The writer lost its connection: {reason}", reason=str(lost))
                 await self._reopen(batch)
             except Exception:
                 # Nothing is known of this batch but that it broke: never say that it was not done.
-                self._replies.give((waiting, unavailable("unknown")) for waiting in batch.waiting)
+                self._replies.give(waiting.alike(unavailable("unknown")) for waiting in batch.waiting)
                 raise
 
     async def _process(self, batch: Batch) -> None:
@@ -177,13 +177,13 @@ class Writer(Child):
                     return
                 if verdict is not None:
                     # Refusals go with the rest: they may rest on what was decided, and then not kept.
-                    self._replies.give((waiting, verdict) for waiting in batch.waiting)
+                    self._replies.give(waiting.alike(verdict) for waiting in batch.waiting)
                     if self._away:
                         await self._reopen(Batch([]))
                     return
             # A turn later: the database can be at work on the next batch meanwhile.
             self._reactor.callLater(0, self._publish, sealed, book)
-        self._replies.give(zip(batch.waiting, outcomes, strict=True))
+        self._replies.give(batch.told(outcomes))
 
     def _publish(self, batch: Sequence[Sealed], book: Book) -> None:
         self.meter.records += len(batch)
@@ -197,7 +197,7 @@ class Writer(Child):
         await self._store.roll_back()
         if isinstance(error, StatementFailed) and error.is_passing:
             log.warn("The database cannot: {reason}", reason=str(error))
-            self._replies.give((waiting, unavailable()) for waiting in batch.waiting)
+            self._replies.give(waiting.alike(unavailable()) for waiting in batch.waiting)
             return
         halves = batch.halves()
         if halves is not None:
@@ -206,7 +206,7 @@ class Writer(Child):
         if isinstance(error, StatementFailed):
             log.error("The database refused a {kind}: {reason}", kind=batch.commands[0].kind, reason=str(error))
             error = Refused("database_error")
-        self._replies.give((waiting, error) for waiting in batch.waiting)
+        self._replies.give(waiting.alike(error) for waiting in batch.waiting)
 
     async def _reopen(self, batch: Batch) -> None:
         """Connect again. A batch that was not sent to be committed is decided once more, if that succeeds at once."""
@@ -219,7 +219,7 @@ class Writer(Child):
                 if not self._away:
                     log.warn("The writer cannot reach the database: {reason}", reason=str(error))
                 self._away = True
-                self._replies.give((waiting, unavailable()) for waiting in batch.waiting)
+                self._replies.give(waiting.alike(unavailable()) for waiting in batch.waiting)
                 batch = Batch([])
                 self._refuse_queued()
                 if not self._accepting:
@@ -233,7 +233,7 @@ class Writer(Child):
 
     def _once_more(self, batch: Batch) -> None:
         """Have a batch of which nothing was kept decided again, but nobody more than once."""
-        self._replies.give((waiting, unavailable()) for waiting in batch.waiting if waiting.tries)
+        self._replies.give(waiting.alike(unavailable()) for waiting in batch.waiting if waiting.tries)
         again = [waiting for waiting in batch.waiting if not waiting.tries]
         for waiting in again:
             waiting.tries += 1
@@ -262,4 +262,4 @@ class Writer(Child):
         return unavailable("unknown")
 
     def _refuse_queued(self) -> None:
-        self._replies.give((waiting, unavailable()) for waiting in self._intake.drain())
+        self._replies.give(waiting.alike(unavailable()) for waiting in self._intake.drain())

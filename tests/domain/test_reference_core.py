@@ -114,7 +114,7 @@ def done(work: Any) -> Any:
 
 def decided(journal: CoreMemory, bundles: list[Bundle]) -> tuple[str, list[Outcome]]:
     """Decide a batch as the writer does, keep it, and tell its instant and its outcomes."""
-    batch = Batch([member for bundle in bundles for member in bundle.waiting])
+    batch = Batch([bundle.take(bundle.weight) for bundle in bundles])
     made = done(decide_batch(journal, batch, Clock()))
     done(journal.append(made.book, made.rest) if made.sealed else journal.roll_back())
     return made.book.instant, made.outcomes

@@ -162,6 +162,7 @@ def test_a_queue_of_bundles_has_an_end() -> None:
     with pytest.raises(LaneFull):
         bundles.put(Bundle([desk.credit()], is_whole=False))
     assert len(bundles.take(10)) == 10
+    assert (len(bundles), bundles.commands) == (246, 246)
     assert len(list(bundles.drain())) == 246
     assert not bundles
 
@@ -171,18 +172,36 @@ def test_a_batch_is_parted_beside_what_belongs_together() -> None:
     singles: list[Waiting] = [Waiting(desk.credit()) for _ in range(3)]
     whole = Bundle([desk.credit() for _ in range(10)], is_whole=True).take(1)
     loose = Bundle([desk.credit() for _ in range(3)], is_whole=False).take(3)
-    halves = Batch(singles + whole).halves()
+    halves = Batch([*singles, whole]).halves()
     assert halves is not None
-    assert [len(half.waiting) for half in halves] == [3, 10]
+    assert [len(half.commands) for half in halves] == [3, 10]
     assert halves[1].halves() is None
-    halves = Batch(whole + loose).halves()
+    halves = Batch([whole, loose]).halves()
     assert halves is not None
-    assert [len(half.waiting) for half in halves] == [10, 3]
-    assert [(len(part.commands), part.is_whole) for part in Batch(singles + whole + loose).slices()] == [
+    assert [len(half.commands) for half in halves] == [10, 3]
+    assert [(len(part.commands), part.is_whole) for part in Batch([*singles, whole, loose]).slices()] == [
         (3, False),
         (10, True),
         (3, False),
     ]
+
+
+def test_a_share_is_parted_with_all_that_it_is() -> None:
+    desk = Desk()
+    commands: list[Command] = [desk.credit() for _ in range(9)]
+    bundle = Bundle(commands, is_whole=False)
+    single, first, second = Waiting(desk.credit()), bundle.take(6), bundle.take(9)
+    first.tries = 1
+    halves = Batch([single, first, second]).halves()
+    assert halves is not None
+    assert [half.commands for half in halves] == [[*single.commands, *commands[:4]], commands[4:]]
+    assert [[one.tries for one in half.waiting] for half in halves] == [[0, 1], [1, 0]]
+    outcomes: list[Any] = [Refused("forbidden", place=number) for number in range(10)]
+    for half, some in reversed([*zip(halves, (outcomes[:5], outcomes[5:]), strict=True)]):
+        for one, told in half.told(some):
+            assert not bundle.answer.called
+            one.tell(told) if one is not single else None
+    assert bundle.answer.result == outcomes[1:]
 
 
 class Heavy(Transfer, frozen=True, kw_only=True):
@@ -214,9 +233,13 @@ def test_bundles_are_taken_by_legs() -> None:
     desk, bundles = Desk(), Bundles()
     for _ in range(4):
         bundles.put(Bundle([heavy(desk, 100) for _ in range(2)], is_whole=False))
-    assert [len(bundles.take(limit)) for limit in (550, 1, 1)] == [5, 1, 1]
+
+    def taken(limit: int) -> int:
+        return sum(len(share.commands) for share in bundles.take(limit))
+
+    assert [taken(limit) for limit in (550, 1, 1)] == [5, 1, 1]
     bundles.put(Bundle([heavy(desk, 100) for _ in range(3)], is_whole=True))
-    assert [len(bundles.take(200)) for _ in range(2)] == [1, 3]
+    assert [taken(200) for _ in range(2)] == [1, 3]
     assert not bundles
 
 
@@ -247,11 +270,11 @@ def test_of_those_who_come_late_few_join_and_only_bundles() -> None:
     for number in range(100):
         intake.lanes.put(f"{number}", Waiting(desk.credit()))
     assert intake.take_late(Batch([Waiting(desk.credit())])) == []
-    batch = Batch(Bundle([desk.credit(), desk.credit()], is_whole=False).take(2))
+    batch = Batch([Bundle([desk.credit(), desk.credit()], is_whole=False).take(2)])
     commands = list(batch.commands)
     late = intake.take_late(batch)
     assert (len(late), len(intake.lanes)) == (64, 36)
     batch.join(late)
     assert batch.waiting[:64] == late
-    assert batch.commands == [*(one.command for one in late), *commands]
+    assert batch.commands == [*(one.commands[0] for one in late), *commands]
     assert [len(part.commands) for part in batch.slices()] == [66]

@@ -43,7 +43,7 @@ def test_nobody_is_answered_before_the_next_turn() -> None:
     clock = Clock()
     replies = Replies(clock)
     (one,), told = waiting_ones(1)
-    replies.give([(one, Replayed(RECORD))])
+    replies.give([(one, [Replayed(RECORD)])])
     assert told == []
     clock.advance(0)
     assert told == [(0, Replayed(RECORD))]
@@ -54,7 +54,7 @@ def test_a_flood_is_answered_in_slices_and_in_order() -> None:
     clock = Clock()
     replies = Replies(clock)
     ones, told = waiting_ones(1_000)
-    replies.give((one, Replayed(RECORD)) for one in ones)
+    replies.give((one, [Replayed(RECORD)]) for one in ones)
     turns = 0
     while clock.getDelayedCalls():
         before = len(told)
@@ -70,10 +70,10 @@ def test_the_first_outcome_stands() -> None:
     replies = Replies(clock)
     ones, told = waiting_ones(2)
     refused = Refused("forbidden")
-    replies.give([(ones[0], refused), (ones[0], Replayed(RECORD))])
-    replies.give([(ones[0], Replayed(RECORD)), (ones[1], Replayed(RECORD))])
+    replies.give([(ones[0], [refused]), (ones[0], [Replayed(RECORD)])])
+    replies.give([(ones[0], [Replayed(RECORD)]), (ones[1], [Replayed(RECORD)])])
     clock.pump([0] * 5)
-    replies.give([(ones[0], Replayed(RECORD))])
+    replies.give([(ones[0], [Replayed(RECORD)])])
     clock.pump([0] * 5)
     assert told == [(0, refused), (1, Replayed(RECORD))]
 
@@ -87,7 +87,7 @@ def test_one_who_raises_harms_nobody(logged_errors: LoggedErrors) -> None:
         raise RuntimeError("the client has gone")
 
     ones[1].answer.addCallback(burst)
-    replies.give((one, Replayed(RECORD)) for one in ones)
+    replies.give((one, [Replayed(RECORD)]) for one in ones)
     clock.pump([0] * 5)
     assert [number for number, _ in told] == [0, 1, 2]
     del ones
@@ -99,7 +99,7 @@ def test_one_whose_answer_cannot_be_given_harms_nobody(logged_errors: LoggedErro
     replies = Replies(clock)
     ones, told = waiting_ones(3)
     ones[1].answer.callback(Replayed(RECORD))
-    replies.give((one, Replayed(RECORD)) for one in ones)
+    replies.give((one, [Replayed(RECORD)]) for one in ones)
     clock.pump([0] * 5)
     assert sorted(number for number, _ in told) == [0, 1, 2]
     assert len(logged_errors()) == 1
@@ -110,7 +110,7 @@ def test_one_who_gave_up_harms_nobody() -> None:
     replies = Replies(clock)
     ones, told = waiting_ones(2)
     ones[0].answer.cancel()
-    replies.give((one, Replayed(RECORD)) for one in ones)
+    replies.give((one, [Replayed(RECORD)]) for one in ones)
     clock.pump([0] * 5)
     assert told[1:] == [(1, Replayed(RECORD))]
 
@@ -119,7 +119,7 @@ def test_what_broke_is_logged_and_what_was_refused_is_not(logged_errors: LoggedE
     clock = Clock()
     replies = Replies(clock)
     ones, told = waiting_ones(2)
-    replies.give([(ones[0], Refused("forbidden")), (ones[1], ZeroDivisionError("rule"))])
+    replies.give([(ones[0], [Refused("forbidden")]), (ones[1], [ZeroDivisionError("rule")])])
     clock.pump([0] * 5)
     assert [type(outcome) for _, outcome in told] == [Refused, ZeroDivisionError]
     assert len(logged_errors(ZeroDivisionError)) == 1
@@ -130,7 +130,7 @@ def test_quiet_comes_when_everyone_is_answered() -> None:
     replies = Replies(clock)
     ones, told = waiting_ones(100)
     assert ensureDeferred(replies.quiet()).called
-    replies.give((one, Replayed(RECORD)) for one in ones)
+    replies.give((one, [Replayed(RECORD)]) for one in ones)
     when: list[int] = []
     for _ in range(2):  # whoever asks
         quiet: Deferred[None] = ensureDeferred(replies.quiet())
@@ -145,12 +145,12 @@ def test_answers_may_bring_more_answers() -> None:
     ones, told = waiting_ones(50)
 
     def next_one(outcome: Any, number: int) -> Any:
-        replies.give([(ones[number + 1], Replayed(RECORD))])
+        replies.give([(ones[number + 1], [Replayed(RECORD)])])
         return outcome
 
     for number in range(49):
         ones[number].answer.addCallback(next_one, number)
-    replies.give([(ones[0], Replayed(RECORD))])
+    replies.give([(ones[0], [Replayed(RECORD)])])
     clock.pump([0] * 60)
     assert [number for number, _ in told] == list(range(50))
     assert clock.getDelayedCalls() == []
