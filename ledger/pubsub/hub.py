@@ -1,6 +1,6 @@
 """Hands every published update to those who follow its topics, in this process."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from twisted.logger import Logger
 
@@ -70,15 +70,12 @@ class Hub:
         if not (everyone or accounts or users):
             return
         # Who gets it is settled before anybody is called: whoever subscribes meanwhile begins with the next record.
-        updates = published(committed)
-        if not accounts and not users:  # as a server spends most of its time
-            lazy, seq = Lazy(committed), committed.record.seq
-            told = [Event(ALL_TOPIC, seq, index, one[0], lazy, index) for index, one in enumerate(updates)]
-            _deliver(told, list(everyone[""]))
+        if not accounts and not users:
+            _tell_everyone(committed, list(everyone[""]))
             return
         hits: dict[str, tuple[list[Subscription], list[Event]]] = {}
         lazy = Lazy(committed)
-        for index, (account_id, user_id) in enumerate(updates):
+        for index, (account_id, user_id) in enumerate(published(committed)):
             followed = []
             if everyone:
                 followed.append((ALL_TOPIC, everyone[""]))
@@ -94,17 +91,27 @@ class Hub:
                 events.append(Event(topic, committed.record.seq, len(events), account_id, lazy, index))
         for topic in hits if len(hits) == 1 else sorted(hits):
             subscriptions, events = hits[topic]
-            _deliver(events, subscriptions)
+            for event in events:
+                _deliver(event, subscriptions)
 
 
-def _deliver(events: Iterable[Event], subscriptions: Iterable[Subscription]) -> None:
-    for event in events:
-        for subscription in subscriptions:
-            if subscription._place is not None:
-                try:
-                    subscription.deliver(event)
-                except Exception:
-                    _complain(subscription, event)
+def _tell_everyone(committed: Committed, subscriptions: list[Subscription]) -> None:
+    """Publish where nobody follows anything else, as a server does most of the time: at half of the cost."""
+    record, owners = committed.record, committed.owners
+    lazy, seq, index = Lazy(committed), record.seq, 0
+    for item in record.items if record.changes else record.entries:
+        if not owners[item.account].is_system:
+            _deliver(Event(ALL_TOPIC, seq, index, item.account, lazy, index), subscriptions)
+            index += 1
+
+
+def _deliver(event: Event, subscriptions: list[Subscription]) -> None:
+    for subscription in subscriptions:
+        if subscription._place is not None:
+            try:
+                subscription.deliver(event)
+            except Exception:
+                _complain(subscription, event)
 
 
 def _complain(subscription: Subscription, event: Event) -> None:
