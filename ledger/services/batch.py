@@ -31,7 +31,7 @@ class Batch:
     @property
     def weight(self) -> int:
         """How much work it is."""
-        return sum(command.weight for command in self.commands)
+        return sum(one.weight for one in self.waiting)
 
     @property
     def is_bundled(self) -> bool:
@@ -42,6 +42,11 @@ class Batch:
         """Take in some who came late, before all others."""
         self.waiting[:0] = late
         self.commands[:0] = _commands(late)
+
+    def grow(self, more: "Batch") -> None:
+        """Take in another, behind all others."""
+        self.waiting += more.waiting
+        self.commands += more.commands
 
     def told(self, outcomes: Sequence[Outcome]) -> Iterator[Told]:
         """Give each who waits his own of the outcomes of all commands."""

@@ -19,8 +19,9 @@ class Share(Waiting):
 
     __slots__ = ("_start", "bundle", "is_whole")
 
-    def __init__(self, bundle: "Bundle", start: int, end: int, tries: int = 0) -> None:
+    def __init__(self, bundle: "Bundle", start: int, end: int, weight: int, tries: int = 0) -> None:
         self.commands = bundle.commands[start:end]
+        self.weight = weight
         self.bundle = bundle
         self.is_whole = bundle.is_whole
         self.finished = False
@@ -40,7 +41,11 @@ class Share(Waiting):
         """Return the first so many, and the rest."""
         middle = self._start + place
         end = self._start + len(self.commands)
-        return Share(self.bundle, self._start, middle, self.tries), Share(self.bundle, middle, end, self.tries)
+        before = sum(command.weight for command in self.commands[:place])
+        return (
+            Share(self.bundle, self._start, middle, before, self.tries),
+            Share(self.bundle, middle, end, self.weight - before, self.tries),
+        )
 
 
 class Bundle:
@@ -80,7 +85,7 @@ class Bundle:
                 weight += command.weight
                 self._taken += 1
         self.weight -= weight
-        return Share(self, start, self._taken)
+        return Share(self, start, self._taken, weight)
 
     def tell(self, start: int, outcomes: Sequence[Outcome]) -> None:
         """Take the outcomes of some; the last ones answer for all."""
@@ -113,14 +118,18 @@ class Bundles:
             raise LaneFull("bundles")
         self._waiting.append(bundle)
 
+    @property
+    def least(self) -> int:
+        """The weight of the least that can be taken, where anything waits."""
+        return self._waiting[0].least
+
     def take(self, limit: int) -> list[Share]:
         """Take as many as are no heavier than the limit, and one at least; what is left of a bundle stays in front."""
         taken: list[Share] = []
-        while self._waiting and (not taken or self._waiting[0].least <= limit):
+        while self._waiting and (not taken or self.least <= limit):
             bundle = self._waiting[0]
-            before = bundle.weight
             taken.append(bundle.take(limit))
-            limit -= before - bundle.weight
+            limit -= taken[-1].weight
             if not bundle.waiting:
                 self._waiting.popleft()
         return taken

@@ -1,10 +1,8 @@
-"""Deciding a batch: its facts are read under the lock, and what is decided is handed to the store slice by slice."""
+"""Deciding a batch slice by slice; what is decided is handed to the store on the way."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
-from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 
 from ledger.domain.book import Book, decide
@@ -13,12 +11,10 @@ from ledger.domain.holds import overdue
 from ledger.domain.together import Together
 from ledger.services.batch import Batch, Slice
 from ledger.services.ids import new_id
-from ledger.services.intake import Intake
 
 _IN_ONE_GO: Final = 128  # by weight, of what belongs together
 _PIECE: Final = 512  # entries that are handed to the store at once
 _RECORDS_OF_HOLDS: Final = 2  # that are decided in one go
-_SMALL: Final = 128  # by weight, of a batch that is decided in one go rather than while the database is at work on it
 
 
 class BatchStore(Protocol):
@@ -47,69 +43,11 @@ class Decided(NamedTuple):
 
 async def decide_batch(store: BatchStore, batch: Batch, reactor: Any) -> Decided:
     """Decide a batch in a transaction of the store, which is left open."""
-    return await _decided(store, batch, await store.read_facts(batch.commands), reactor)
+    return await decide_on(store, batch, await store.read_facts(batch.commands), reactor)
 
 
-class Deciding:
-    """Decides batches: on what is read for them, or before the database is asked, if memory holds all that they take.
-
-    The latter saves a way to the database, and lets a batch be decided while the one before it is being kept.
-    """
-
-    def __init__(self, store: BatchStore, intake: Intake, reactor: Any) -> None:
-        self.guessed = 0  # how many were decided so
-        self._store = store
-        self._intake = intake
-        self._reactor = reactor
-        self._next: tuple[Batch, Deferred[Decided | None]] | None = None
-
-    def look_ahead(self) -> None:
-        """Decide the next batch, if it can be, while the one before it is on its way; or make ready to read for it."""
-        batch = self._intake.take_ahead()
-        if batch is not None and (book := self._store.look_ahead(batch.commands)) is not None:
-            self._next = batch, ensureDeferred(self._guess(batch, book, is_ahead=True))
-
-    async def decide(self, batch: Batch) -> Decided:
-        """Return what came of a batch, for the store to keep."""
-        following, self._next = self._next, None
-        decided = None
-        if following is not None and following[0] is batch:
-            decided = await following[1]
-        elif batch.weight <= _SMALL and (book := self._store.look_ahead(batch.commands)) is not None:
-            decided = await self._guess(batch, book)
-        if decided is None:
-            return await decide_batch(self._store, batch, self._reactor)
-        self.guessed += 1
-        return self._with_late(batch, decided)
-
-    def _with_late(self, batch: Batch, decided: Decided) -> Decided:
-        """Decide as well what came since the batch was taken: what comes alone shall not wait for the one after."""
-        late = self._intake.take_late(batch)
-        commands = [one.commands[0] for one in late]
-        if not late or not self._store.join(decided.book, commands):
-            if late:
-                self._intake.put_first(Batch(late))
-            return decided
-        batch.join(late)
-        outcomes = decide(decided.book, commands)
-        sealed = [outcome for outcome in outcomes if isinstance(outcome, Sealed)]
-        return decided._replace(
-            outcomes=outcomes + decided.outcomes, sealed=decided.sealed + sealed, rest=decided.rest + sealed
-        )
-
-    async def _guess(self, batch: Batch, book: Book, *, is_ahead: bool = False) -> Decided | None:
-        """Decide a batch on a book that is a guess; return None where that comes to nothing."""
-        with suppress(Exception):  # it will show again when the batch is decided on what is read
-            decided = await _decided(self._store, batch, book, self._reactor, is_ahead=is_ahead)
-            if decided.sealed and is_ahead:
-                await self._store.append_part(book, decided.rest)  # so that it can be sent at once
-                decided = decided._replace(rest=[])
-            if decided.sealed:
-                return decided._replace(is_guess=True)
-        return None
-
-
-async def _decided(store: BatchStore, batch: Batch, book: Book, reactor: Any, *, is_ahead: bool = False) -> Decided:
+async def decide_on(store: BatchStore, batch: Batch, book: Book, reactor: Any, *, is_ahead: bool = False) -> Decided:
+    """Decide a batch on what a book says; `is_ahead`: beside other work, which has its turn after every slice."""
     keeping = _Keeping(store, book)
     over = overdue(book, new_id)  # holds whose time is up end before all else
     for start in range(0, len(over), _RECORDS_OF_HOLDS):

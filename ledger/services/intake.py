@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Final
 
 from ledger.services.batch import Batch
@@ -12,6 +13,8 @@ from ledger.services.replies import Waiting
 BATCH: Final = 1_000
 _BESIDE: Final = 64  # of bundles, where single commands come as well: what waits beside them shall not wait long
 _LATE: Final = 64
+_MORE: Final = 256  # that a batch of bundles grows by in one go, while it waits for the one before
+_LARGEST: Final = 2  # times the usual size of a batch
 _CALM: Final = 8  # batches in a row without a single command
 
 
@@ -19,7 +22,7 @@ class Intake:
     """Single commands wait in lanes, bundles beside them; a batch is filled from both, by weight."""
 
     def __init__(self, lanes: Lanes[Waiting] | None = None, batch: int = BATCH) -> None:
-        self.lanes: Lanes[Waiting] = Lanes(weigh=_weight) if lanes is None else lanes
+        self.lanes: Lanes[Waiting] = Lanes(weigh=attrgetter("weight")) if lanes is None else lanes
         self.bundles = Bundles()
         self._batch = batch
         self._first: deque[Batch] = deque()  # what is to be decided before anything else
@@ -45,6 +48,18 @@ class Intake:
         self._calm = 0
         return self.lanes.take(_LATE)
 
+    def take_more(self, batch: Batch) -> Batch | None:
+        """Take more of the bundles for a batch that was taken ahead, unless single commands come as well."""
+        limit = min(_LARGEST * self._batch - batch.weight, _MORE)
+        is_last = len(self._first) == 1 and self._first[0] is batch  # what is put back goes before all that came later
+        if not (is_last and self._is_calm and self.bundles and self.bundles.least <= limit):
+            return None
+        return Batch([*self.bundles.take(limit)])
+
+    def put_back(self, batch: Batch) -> None:
+        """Have a batch taken behind those that were taken ahead of it."""
+        self._first.append(batch)
+
     def put_first(self, *batches: Batch) -> None:
         """Have batches taken before anything else, in their order."""
         self._first.extendleft(reversed(batches))
@@ -66,7 +81,3 @@ class Intake:
     @property
     def _is_calm(self) -> bool:
         return self._calm > _CALM
-
-
-def _weight(waiting: Waiting) -> int:
-    return waiting.commands[0].weight

@@ -19,13 +19,14 @@ _A_TURN: Final = 32  # answers, each of them an HTTP response written: tens of m
 class Waiting:
     """Who waits for the outcome of a command; or of some, as in a bundle."""
 
-    __slots__ = ("answer", "commands", "finished", "tries")
+    __slots__ = ("answer", "commands", "finished", "tries", "weight")
 
     is_whole = False  # whether they stand or fall together
     effort = 1.0  # of telling, in answers
 
     def __init__(self, command: Command) -> None:
         self.commands: Sequence[Command] = (command,)
+        self.weight = command.weight
         self.answer: Deferred[Sealed | Replayed] = Deferred()
         self.finished = False
         self.tries = 0

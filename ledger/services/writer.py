@@ -12,10 +12,11 @@ from ledger.domain.book import Book
 from ledger.domain.commands import Command, Outcome, Replayed, Sealed
 from ledger.domain.errors import ConfigurationError, Refused, unavailable
 from ledger.domain.events import Committed
+from ledger.services.ahead import Decider
 from ledger.services.batch import Batch
 from ledger.services.bundles import Bundle
 from ledger.services.child import Child
-from ledger.services.deciding import BatchStore, Deciding
+from ledger.services.deciding import BatchStore
 from ledger.services.intake import BATCH, Intake
 from ledger.services.lanes import LaneFull, Lanes
 from ledger.services.replies import Replies, Waiting
@@ -52,7 +53,7 @@ class Writer(Child):
         self._away = False
         self._work: Deferred[None] | None = None
         self._loop: Deferred[None] | None = None
-        self._deciding = Deciding(store, self._intake, reactor)
+        self._decider = Decider(store, self._intake, reactor)
         self._replies = Replies(reactor)
         self.meter = WriterMeter(self._intake.lanes, self._intake.bundles, self._replies, lambda: self._away)
 
@@ -91,6 +92,7 @@ class Writer(Child):
             bundle.answer.errback()
         else:
             self._wake()
+            self._decider.more_has_come()
         return bundle.answer
 
     async def start(self) -> None:
@@ -134,7 +136,7 @@ class Writer(Child):
             began = self._reactor.seconds()
             try:
                 await self._process(batch)
-                self.meter.guessed = self._deciding.guessed
+                self.meter.guessed = self._decider.guessed
                 self.meter.batch(len(batch.commands), self._reactor.seconds() - began)
             except ConnectionLost as lost:
                 self.meter.losses += 1
@@ -147,7 +149,7 @@ class Writer(Child):
 
     async def _process(self, batch: Batch) -> None:
         try:
-            book, outcomes, sealed, rest, is_guess = await self._deciding.decide(batch)
+            book, outcomes, sealed, rest, is_guess = await self._decider.decide(batch)
             if not sealed:
                 await self._store.roll_back()
         except ConnectionLost:
@@ -160,7 +162,7 @@ class Writer(Child):
                 one for one, outcome in zip(batch.commands, outcomes, strict=True) if isinstance(outcome, Exception)
             ]
             appending = ensureDeferred(self._store.append(book, rest, refused))
-            self._deciding.look_ahead()
+            self._decider.look_ahead()
             try:
                 await appending
             except Mistaken:

@@ -278,3 +278,55 @@ def test_of_those_who_come_late_few_join_and_only_bundles() -> None:
     assert batch.waiting[:64] == late
     assert batch.commands == [*(one.commands[0] for one in late), *commands]
     assert [len(part.commands) for part in batch.slices()] == [66]
+
+
+def test_a_batch_takes_more_only_of_what_is_light_and_where_nobody_comes_alone() -> None:
+    desk, intake = Desk(), Intake(batch=500)
+
+    def send(many: int, *, is_whole: bool = False) -> None:
+        intake.bundles.put(Bundle([desk.credit() for _ in range(many)], is_whole))
+
+    for _ in range(8):  # a while of nothing but bundles
+        send(1)
+        assert intake.take_more(intake.take()) is None
+    send(400)
+    assert len(intake.take().commands) == 400
+    send(300)
+    batch = intake.take_ahead()
+    assert batch is not None
+    assert intake.take_more(batch) is None  # nothing is there
+    send(900)
+    sizes = []
+    while (more := intake.take_more(batch)) is not None:
+        sizes.append(len(more.commands))
+        batch.grow(more)
+    assert sizes == [256, 256, 188]
+    assert batch.weight == len(batch.commands) == 1_000
+    assert intake.take() is batch
+    send(400, is_whole=True)
+    assert len(intake.take().commands) == 200
+    batch = intake.take_ahead()
+    assert batch is not None
+    assert batch.weight == 400
+    send(257, is_whole=True)
+    assert intake.take_more(batch) is None  # it is not to be parted
+    assert intake.take() is batch
+    assert len(intake.take().commands) == 257
+
+
+def test_what_is_put_back_comes_before_all_that_came_later() -> None:
+    desk, intake = Desk(), Intake(batch=2)
+    for _ in range(9):
+        intake.bundles.put(Bundle([desk.credit()], is_whole=False))
+        intake.take()
+    bundles = [Bundle([desk.credit(), desk.credit()], is_whole=False) for _ in range(3)]
+    for bundle in bundles:
+        intake.bundles.put(bundle)
+    batch = intake.take_ahead()
+    assert batch is not None
+    more = intake.take_more(batch)
+    assert more is not None
+    intake.put_back(more)
+    assert intake.take_more(batch) is None
+    assert [intake.take() for _ in range(2)] == [batch, more]
+    assert intake.take().commands == list(bundles[2].commands)
