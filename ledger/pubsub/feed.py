@@ -151,18 +151,19 @@ class Feed:
 
     def _turn(self) -> None:
         """Publish what follows without a gap, for a few milliseconds; read what is missing."""
-        deadline = self._clock.seconds() + _BUDGET
+        ahead, keep, publish, seconds = self._ahead, self._ring.append, self.hub.publish, self._clock.seconds
+        deadline = seconds() + _BUDGET
         count = 0
-        while (committed := self._ahead.pop(self.published + 1, None)) is not None:
+        while (committed := ahead.pop(self.published + 1, None)) is not None:
             self.published += 1
-            self._ring.append(committed)
+            keep(committed)
             try:
-                self.hub.publish(committed)
+                publish(committed)
             except Exception:
                 self.broken(Failure())  # type: ignore[no-untyped-call]
                 return
             count += 1
-            if count == _MOST or self._clock.seconds() >= deadline:
+            if count == _MOST or seconds() >= deadline:
                 self._later("turn", 0, self._turn)
                 return
         if count:

@@ -14,29 +14,27 @@ class Ring:
         self._most = items
         self._items = 0
         self._slots: list[Committed | None] = [None] * size
+        self._weights = [0] * size  # the items of each: to look at a record that is about to go is slow, it is cold
         self._first = 1
         self._last = 0
 
     def append(self, committed: Committed) -> None:
         """Add a record; one that does not follow the last empties the ring first."""
-        seq = committed.record.seq
+        record, size = committed.record, self._size
+        seq = record.seq
         if seq != self._last + 1:
-            self._slots = [None] * self._size
+            self._slots, self._weights, self._items = [None] * size, [0] * size, 0
             self._first = seq
-            self._items = 0
-        self._items += _items_of(committed)
-        if seq - self._first >= self._size or self._items > self._most:
-            self._drop(seq)
-        self._slots[seq % self._size] = committed
-        self._last = seq
-
-    def _drop(self, seq: int) -> None:
-        """Make room for a record of this number."""
-        while self._first < seq and (seq - self._first >= self._size or self._items > self._most):
-            gone = self._slots[self._first % self._size]
-            self._slots[self._first % self._size] = None
+        items, place = len(record.entries) + len(record.changes), seq % size
+        self._items += items - self._weights[place]
+        self._slots[place], self._weights[place], self._last = committed, items, seq
+        if seq - self._first == size:
             self._first += 1
-            self._items -= 0 if gone is None else _items_of(gone)
+        while self._items > self._most and self._first < seq:
+            place = self._first % size
+            self._items -= self._weights[place]
+            self._slots[place], self._weights[place] = None, 0
+            self._first += 1
 
     def after(self, seq: int, limit: int) -> list[Committed] | None:
         """Return up to `limit` records that follow `seq`, or None where the next one is not here."""
@@ -45,8 +43,3 @@ class Ring:
         start, count = (seq + 1) % self._size, min(limit, self._last - seq)
         found = self._slots[start : start + count]
         return cast("list[Committed]", found + self._slots[: count - len(found)])
-
-
-def _items_of(committed: Committed) -> int:
-    record = committed.record
-    return len(record.entries) + len(record.changes)
