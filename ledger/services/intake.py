@@ -52,7 +52,8 @@ class Intake:
         """Take more of the bundles for a batch that was taken ahead, unless single commands come as well."""
         limit = min(_LARGEST * self._batch - batch.weight, _MORE)
         is_last = len(self._first) == 1 and self._first[0] is batch  # what is put back goes before all that came later
-        if not (is_last and self._is_calm and self.bundles and self.bundles.least <= limit):
+        is_alone = self._is_calm and not len(self.lanes)
+        if not (is_last and is_alone and self.bundles and self.bundles.least <= limit):
             return None
         return Batch([*self.bundles.take(limit)])
 

@@ -8,7 +8,7 @@ from ledger.services.lanes import Lanes
 from ledger.services.replies import Replies
 from ledger.services.tally import Tally
 
-SIZES: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000)
+SIZES: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_000)
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 

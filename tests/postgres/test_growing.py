@@ -21,6 +21,7 @@ class Stalled:
     def __init__(self, house: House) -> None:
         self.house = house
         self.sent: list[Deferred[Any]] = []
+        self.commands = 0
         self._other = JournalWriter(reactor, house.url)
 
     async def begin(self) -> None:
@@ -30,13 +31,21 @@ class Stalled:
         for _ in range(9):
             await bundled(house, [house.credit(1, 1)])
         await self._other.open()
-        for _ in range(10):
-            self.send([house.credit(0, 1) for _ in range(256)])
-        self.book = await self._other.read_facts([house.credit(1)])
-        await until(lambda: house.writer._decider._next is not None)
+        while True:
+            for _ in range(10):
+                self.send([house.credit(0, 1) for _ in range(256)])
+            self.book = await self._other.read_facts([house.credit(1)])
+            await until(lambda: self._waits() or all(bundle.called for bundle in self.sent))
+            if house.writer._decider._next is not None:
+                return
+            await self._other.roll_back()  # it was too late: nothing was left to be decided ahead
+
+    def _waits(self) -> bool:
+        return bool(self.house.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
 
     def send(self, commands: Sequence[Command]) -> None:
         """Submit a bundle."""
+        self.commands += len(commands)
         self.sent.append(Deferred.fromCoroutine(bundled(self.house, commands)))
 
     @property
@@ -54,6 +63,7 @@ class Stalled:
         else:
             await self._other.roll_back()
         told = [number for bundle in self.sent for number in seqs(await bundle)]
+        assert len(told) == self.commands
         self._other.close()
         await self.house.check_clean()
         return told
@@ -83,11 +93,10 @@ async def test_it_grows_and_is_kept_in_the_order_of_arrival(database_url: str, d
         await until(lambda: len(one.ahead) > 1_744)
         assert len(one.ahead) <= 2_000
         told = await one.end()
-        assert len(told) == 22 * 256
         assert told == sorted(told)
         assert 1_744 < one.largest() <= 2_000
         assert one.house.writer.meter.mistaken == 0
-        assert (await one.house.state(0)).balance == 100 + 22 * 256
+        assert (await one.house.state(0)).balance == 100 + len(told)
 
 
 @on_reactor
@@ -99,10 +108,10 @@ async def test_where_it_rested_on_a_mistake_all_of_it_is_decided_again(
             one.send([one.house.credit(0, 1) for _ in range(256)])
         await until(lambda: len(one.ahead) > 1_000)
         told = await one.end(writing=True)
-        assert len(told) == len(set(told)) == 18 * 256
+        assert len(told) == len(set(told))
         assert told == sorted(told)
         assert one.house.writer.meter.mistaken > 0
-        assert (await one.house.state(0)).balance == 100 + 18 * 256
+        assert (await one.house.state(0)).balance == 100 + len(told)
 
 
 @on_reactor
@@ -116,6 +125,5 @@ async def test_what_has_to_be_read_waits_and_all_that_came_after_it(
         one.send([house.credit(0, 1) for _ in range(100)])
         await until(lambda: len(house.writer._intake._first) == 2)
         told = await one.end()
-        assert len(told) == 10 * 256 + 300
         assert told == sorted(told)
         assert (await house.state(2)).balance == 100

@@ -296,6 +296,9 @@ def test_a_batch_takes_more_only_of_what_is_light_and_where_nobody_comes_alone()
     assert batch is not None
     assert intake.take_more(batch) is None  # nothing is there
     send(900)
+    intake.lanes.put("somebody", Waiting(desk.credit()))
+    assert intake.take_more(batch) is None
+    assert len(intake.lanes.take(1)) == 1
     sizes = []
     while (more := intake.take_more(batch)) is not None:
         sizes.append(len(more.commands))
