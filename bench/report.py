@@ -55,8 +55,11 @@ def spread(values: Sequence[float], digits: int = 0) -> str:
 
 
 def times(ours: Sequence[float], theirs: Sequence[float], digits: int = 1) -> str:
-    """Return how many times the median of theirs the median of ours is."""
-    return f"{median(ours) / median(theirs):.{digits}f} ×" if median(theirs) > 0 else "–"
+    """Return how many times theirs ours is: the median of the rounds' own ratios, as a machine has slow minutes."""
+    ratios = [own / other for own, other in zip(ours, theirs, strict=True) if other > 0]
+    if not ratios:
+        return "–"
+    return f"{median(ratios):.{digits}f} × ({min(ratios):.{digits}f}–{max(ratios):.{digits}f})"
 
 
 def machine() -> dict[str, str]:

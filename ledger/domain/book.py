@@ -52,16 +52,14 @@ class Book:
                 raise Refused("currency_mismatch", account_id=target.id)
             source.require_available(amount)
             target.require_room(amount)
-            entries.append(self._enter(source, -amount))
-            entries.append(self._enter(target, amount))
+            for account, change in ((source, -amount), (target, amount)):
+                self.remember(account)
+                account.balance = balance = account.balance + change
+                account.version = version = account.version + 1
+                held = account.held
+                available = balance - held + account.credit_limit
+                entries.append(Entry(account.id, change, balance, held, available, version))
         return tuple(entries)
-
-    def _enter(self, account: Account, amount: int) -> Entry:
-        self.remember(account)
-        account.balance = balance = account.balance + amount
-        account.version = version = account.version + 1
-        held = account.held
-        return Entry(account.id, amount, balance, held, balance - held + account.credit_limit, version)
 
     def change(
         self, account: Account, *, status: str | None = None, credit_limit: int | None = None, held: int | None = None
@@ -136,12 +134,12 @@ class Book:
 
     def decide(self, command: Command) -> Outcome:
         """Decide one command; what is refused, for whatever cause, leaves the book as it was."""
-        fingerprint, key = None, (command.scope, command.key)
+        fingerprint, key = None, command.key
         undone, noted = len(self._undo), len(self._noted)
         try:
-            if command.key is not None:
+            if key is not None:
                 fingerprint = fingerprint_of(command)
-                known = self.known.get(key)
+                known = self.known.get((command.scope, key))
                 if known is not None:
                     if known.fingerprint == fingerprint:
                         return Replayed(known)
@@ -153,8 +151,8 @@ class Book:
         for before in self._undo[undone:]:
             self.touched[before[0].id] = before[0]
         self.head = Head(sealed.record.seq, sealed.hash)
-        if command.key is not None:
-            self._put(self.known, key, sealed.record)
+        if key is not None:
+            self._put(self.known, (command.scope, key), sealed.record)
         if self._before is None:
             self._undo.clear()
             self._noted.clear()
