@@ -19,6 +19,7 @@ from ledger.store.recent_accounts import RecentAccounts
 from ledger.store.writes import STATEMENTS, further_rows, statement
 
 CHANNEL: Final = "ledger_journal"
+_A_BATCH: Final = 4 * 2**20  # bytes, of a large one
 _LOCK: Final = 0x4C45444745520001  # "LEDGER" and a number: the order of batches
 
 _SETTINGS: Final[dict[str, str | int]] = {
@@ -87,6 +88,7 @@ class JournalWriter:
         self._forget()
         self.session = Session(self._reactor)
         await self.session.open(self._url, **_SETTINGS)
+        self.session.take_at_once(_A_BATCH)
         ((fsync, full_page_writes, standby),) = await self.session.run(
             "SELECT current_setting('fsync'), current_setting('full_page_writes'), pg_is_in_recovery()"
         )

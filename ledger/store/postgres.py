@@ -1,5 +1,7 @@
 """The one door to PostgreSQL: connections on the reactor, and their errors in our words."""
 
+import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -131,6 +133,19 @@ class Session:
 
         # libpq leaves connect_timeout to who polls the connection.
         await self._within(connect, min(self._deadline, _CONNECT_WITHIN))
+
+    def take_at_once(self, size: int) -> None:
+        """Have the socket take so many bytes before it makes the sender wait, or what the kernel grants of them.
+
+        On Linux that is up to net.core.wmem_max. The backend looks at nothing of a statement until it has all of it,
+        and what does not go at once goes piece by piece, with a turn of the reactor for each.
+        """
+        try:
+            same = socket.socket(fileno=os.dup(self._connection.fileno()))
+        except (psycopg2.Error, OSError) as error:
+            raise ConnectionLost(first_line(error)) from error
+        with same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
     @property
     def is_open(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from random import Random
 
@@ -115,3 +116,17 @@ async def test_texts_come_through_as_they_are_whatever_the_url_says(database_url
 def test_what_postgres_cannot_hold_is_not_sent(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"NUL|surrogates"):
         Literal(text)
+
+
+@on_reactor
+async def test_a_session_takes_much_at_once_if_it_is_told_to(database_url: str) -> None:
+    session = Session(reactor)
+    await session.open(database_url)
+    with socket.socket(fileno=os.dup(session._connection.fileno())) as same:
+        usual = same.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        session.take_at_once(usual // 4)  # the kernel doubles it
+        assert same.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == usual // 4 * 2
+        session.take_at_once(2**30)  # more than it grants
+        assert same.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >= usual
+    assert await session.run(session.render("SELECT length(%(text)s)", {"text": "x" * 5_000_000})) == [(5_000_000,)]
+    session.close()
