@@ -7,7 +7,7 @@ from ledger.domain.commands import Leg
 from ledger.domain.game_users import ASSET as GAMES_ASSET
 from ledger.domain.money import MAX_AMOUNT, asset_named
 
-_MOST_DIGITS: Final = 30
+_LONGEST: Final = 30
 
 
 def plain_leg(giver: Owner, taker: Owner, amount: bytes) -> Leg | None:
@@ -15,8 +15,8 @@ def plain_leg(giver: Owner, taker: Owner, amount: bytes) -> Leg | None:
     asset = giver.asset
     whole, point, fraction = amount.strip(b'"').partition(b".")
     missing = asset_named(asset).scale - len(fraction)
-    is_decimal = whole.isdigit() and (fraction.isdigit() if point else True) and len(amount) <= _MOST_DIGITS
-    if not is_decimal or missing < 0 or giver is taker or asset == GAMES_ASSET or taker.asset == GAMES_ASSET:
+    is_plain = whole.isdigit() and (not point or fraction.isdigit()) and len(amount) <= _LONGEST
+    if not is_plain or missing < 0 or giver is taker or asset == GAMES_ASSET or taker.asset == GAMES_ASSET:
         return None
     minor = int(whole + fraction) * 10**missing
     return Leg(giver.account_id, taker.account_id, minor) if 0 < minor <= MAX_AMOUNT else None

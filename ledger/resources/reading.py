@@ -39,6 +39,7 @@ Money = Annotated[msgspec.Raw, _MONEY_META]  # the text exactly as written; `amo
 S = TypeVar("S", bound=msgspec.Struct)
 
 _before_value = re.compile(r" ['\"]").split  # what follows would be the value itself, however long
+_NOTHING: Final = (b"", b"null")  # a field that was left out, and one that might have been
 _BLANKS = frozenset((b'"', b" ", b"\\", b"\xc2", b"\xe1", b"\xe2", b"\xe3"))  # how a string of white space can begin
 
 
@@ -196,13 +197,13 @@ def is_blank(value: Any) -> bool:
 
 def is_given(raw: msgspec.Raw) -> bool:
     """Whether a field that may be left out says anything: null does not."""
-    return bytes(raw) not in (b"", b"null")
+    return bytes(raw) not in _NOTHING
 
 
 def is_blank_json(value: msgspec.Raw) -> bool:
     """Whether a field, as JSON has it, says nothing."""
     raw = bytes(value)
-    return raw == b"null" or (raw[:1] == b'"' and raw[1:2] in _BLANKS and is_blank(msgspec.json.decode(raw)))
+    return raw in _NOTHING or (raw[:1] == b'"' and raw[1:2] in _BLANKS and is_blank(msgspec.json.decode(raw)))
 
 
 def _reason(kind: Any) -> str | None:

@@ -21,7 +21,7 @@ from ledger.domain.transfers import MOST_LEGS, Expectation, Transfer, field_of
 from ledger.resources.backend import Config
 from ledger.resources.expectations import AnId, ExpectRequest, expectation_of, expected_of
 from ledger.resources.plain_legs import plain_leg
-from ledger.resources.reading import Moment, Money, Text, amount_text, identifier, in_utc, is_given, is_identifier
+from ledger.resources.reading import Moment, Money, Text, amount_text, identifier, in_utc, is_blank_json, is_identifier
 
 MOST_METADATA: Final = 16_384  # bytes of JSON: the journal keeps it for ever, and the feed in memory
 
@@ -205,15 +205,8 @@ def _blanks(part: _Part) -> Iterable[tuple[str, bool]]:
     return (
         ("from", part.source is None or not part.source.strip()),
         ("to", part.target is None or not part.target.strip()),
-        ("amount", _is_blank(part.amount)),
+        ("amount", is_blank_json(part.amount)),
     )
-
-
-def _is_blank(raw: msgspec.Raw) -> bool:
-    if not is_given(raw):
-        return True
-    text = bytes(raw)
-    return text[:1] == b'"' and not str(msgspec.json.decode(text)).strip()
 
 
 def _giver(owner: Owner | None, caller: Caller, forms: Sequence[object], index: int) -> Owner:

@@ -63,9 +63,10 @@ class Decider:
         """Decide as well what came since the batch was taken: what comes alone shall not wait for the one after."""
         late = self._intake.take_late(batch)
         commands = [one.commands[0] for one in late]
-        if not late or not self._store.join(decided.book, commands):
-            if late:
-                self._intake.put_first(Batch(late))
+        if not late:
+            return decided
+        if not self._store.join(decided.book, commands):
+            self._intake.put_first(Batch(late))
             return decided
         batch.join(late)
         outcomes = decide(decided.book, commands)
@@ -86,9 +87,10 @@ class _Ahead:
         self._store = store
         self._intake = intake
         self._reactor = reactor
-        self._made: Decided | None = Decided(book, [], [], [])  # nothing, once something broke
+        self._made = Decided(book, [], [], [])
+        self._is_broken = False
         self._is_due = False
-        self._work: Deferred[None] = ensureDeferred(self._decide(batch))
+        self._work: Deferred[None] = ensureDeferred(self._begin())
 
     def go_on(self) -> None:
         """Grow, if it has come to rest."""
@@ -102,23 +104,28 @@ class _Ahead:
     async def decided(self) -> Decided | None:
         """Return what came of the batch; None where that is nothing, or something broke."""
         await self._work
-        return self._made if self._made is not None and self._made.sealed else None
+        return None if self._is_broken or not self._made.sealed else self._made
 
-    async def _decide(self, batch: Batch) -> None:
-        made, self._made = self._made, None
-        if made is not None:
-            with suppress(Exception):  # it will show again when the batch is decided on what is read
-                one = await decide_on(self._store, batch, made.book, self._reactor, is_ahead=True)
-                if one.rest:
-                    await self._store.append_part(made.book, one.rest)  # so that it can be sent at once
-                self._made = Decided(made.book, made.outcomes + one.outcomes, made.sealed + one.sealed, [])
-        if batch is self.batch:
-            await self._grow()
+    async def _begin(self) -> None:
+        await self._decide(self.batch)
+        await self._grow()
 
     async def _grow(self) -> None:
-        while not self._is_due and self._made is not None and (more := self._intake.take_more(self.batch)) is not None:
+        while not (self._is_due or self._is_broken) and (more := self._intake.take_more(self.batch)) is not None:
             if not self._store.join(self._made.book, more.commands):
                 self._intake.put_back(more)
                 break
             self.batch.grow(more)
             await self._decide(more)
+
+    async def _decide(self, batch: Batch) -> None:
+        made = self._made
+        try:
+            one = await decide_on(self._store, batch, made.book, self._reactor, is_ahead=True)
+            if one.rest:
+                await self._store.append_part(made.book, one.rest)  # so that it can be sent at once
+        except Exception:  # it will show again when the batch is decided on what is read
+            self._is_broken = True
+        else:
+            made.outcomes.extend(one.outcomes)
+            made.sealed.extend(one.sealed)

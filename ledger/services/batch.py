@@ -24,8 +24,8 @@ class Batch:
 
     __slots__ = ("commands", "waiting")
 
-    def __init__(self, waiting: list[Waiting]) -> None:
-        self.waiting = waiting
+    def __init__(self, waiting: Sequence[Waiting]) -> None:
+        self.waiting = list(waiting)
         self.commands = _commands(waiting)
 
     @property
@@ -75,13 +75,14 @@ class Batch:
         if middle in (0, len(self.commands)):
             return None
         before: list[Waiting] = []
-        after = list(self.waiting)
-        while middle:
-            one = after.pop(0)
-            if len(one.commands) > middle and isinstance(one, Share):
-                one, rest = one.parted(middle)
-                after.insert(0, rest)
-            before.append(one)
+        after: list[Waiting] = []
+        for one in self.waiting:
+            if isinstance(one, Share) and 0 < middle < len(one.commands):
+                share, rest = one.parted(middle)
+                before.append(share)
+                after.append(rest)
+            else:
+                (before if middle > 0 else after).append(one)
             middle -= len(one.commands)
         return Batch(before), Batch(after)
 

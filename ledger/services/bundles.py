@@ -17,12 +17,12 @@ _ANSWERING: Final = 16.0  # the effort of answering for hundreds, in answers
 class Share(Waiting):
     """Commands of a bundle that stand next to each other, and come into the same batch."""
 
-    __slots__ = ("_start", "bundle", "is_whole")
+    __slots__ = ("_bundle", "_start", "is_whole")
 
     def __init__(self, bundle: "Bundle", start: int, end: int, weight: int, tries: int = 0) -> None:
         self.commands = bundle.commands[start:end]
         self.weight = weight
-        self.bundle = bundle
+        self._bundle = bundle
         self.is_whole = bundle.is_whole
         self.finished = False
         self.tries = tries
@@ -31,11 +31,11 @@ class Share(Waiting):
     @property
     def effort(self) -> float:  # type: ignore[override]
         """To note outcomes is next to nothing, until none is missing any more."""
-        return _ANSWERING if self.bundle.missing <= len(self.commands) else 1.0
+        return _ANSWERING if self._bundle.missing <= len(self.commands) else 1.0
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         """Leave the outcomes with the bundle."""
-        self.bundle.tell(self._start, outcomes)
+        self._bundle.tell(self._start, outcomes)
 
     def parted(self, place: int) -> "tuple[Share, Share]":
         """Return the first so many, and the rest."""
@@ -43,8 +43,8 @@ class Share(Waiting):
         end = self._start + len(self.commands)
         before = sum(command.weight for command in self.commands[:place])
         return (
-            Share(self.bundle, self._start, middle, before, self.tries),
-            Share(self.bundle, middle, end, self.weight - before, self.tries),
+            Share(self._bundle, self._start, middle, before, self.tries),
+            Share(self._bundle, middle, end, self.weight - before, self.tries),
         )
 
 

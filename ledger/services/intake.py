@@ -14,7 +14,7 @@ BATCH: Final = 1_000
 _BESIDE: Final = 64  # of bundles, where single commands come as well: what waits beside them shall not wait long
 _LATE: Final = 64
 _MORE: Final = 256  # that a batch of bundles grows by in one go, while it waits for the one before
-_LARGEST: Final = 2  # times the usual size of a batch
+_GROWN: Final = 2  # how many times its usual size it may come to
 _CALM: Final = 8  # batches in a row without a single command
 
 
@@ -50,12 +50,12 @@ class Intake:
 
     def take_more(self, batch: Batch) -> Batch | None:
         """Take more of the bundles for a batch that was taken ahead, unless single commands come as well."""
-        limit = min(_LARGEST * self._batch - batch.weight, _MORE)
+        limit = min(_GROWN * self._batch - batch.weight, _MORE)
         is_last = len(self._first) == 1 and self._first[0] is batch  # what is put back goes before all that came later
         is_alone = self._is_calm and not len(self.lanes)
         if not (is_last and is_alone and self.bundles and self.bundles.least <= limit):
             return None
-        return Batch([*self.bundles.take(limit)])
+        return Batch(self.bundles.take(limit))
 
     def put_back(self, batch: Batch) -> None:
         """Have a batch taken behind those that were taken ahead of it."""
