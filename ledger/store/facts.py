@@ -45,6 +45,7 @@ _ACCOUNTS: Final = f"""
                    ',') || ']'
         FROM unnest(%(keys)s::uuid[]) AS keys (id) JOIN accounts AS a ON a."""
 
+_encode: Final = msgspec.json.Encoder().encode
 _decode_accounts: Final = msgspec.json.Decoder(list[_AccountRow]).decode
 
 SOURCES: Final[dict[str, FactSource]] = {
@@ -175,6 +176,11 @@ def gather(commands: Sequence[Command]) -> dict[str, list[str]]:
 def array(values: Iterable[str]) -> str:
     """Return an array literal of values that need no quoting: ids and numbers."""
     return "{" + ",".join(values) + "}"
+
+
+def numbers(values: Sequence[int]) -> bytes:
+    """Return an array literal of numbers, at a tenth of what it takes to make a text of each."""
+    return b"{%b}" % _encode(values)[1:-1]
 
 
 def columns(wanted: Iterable[str]) -> str:

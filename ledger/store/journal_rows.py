@@ -9,7 +9,7 @@ from msgspec.structs import astuple
 from ledger.domain.book import Book
 from ledger.domain.commands import Sealed
 from ledger.domain.journal import Record, entry_ids
-from ledger.store.facts import array
+from ledger.store.facts import array, numbers
 from ledger.store.prepared import Prepared
 
 # Columns are unnested in the select list: unlike in FROM, nothing is copied into a store on the way.
@@ -99,19 +99,19 @@ def rows(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[str,
             "entry_accounts": distinct,
             "entry_account": places,
             "entry_seq": _seqs(records),
-            "entry_amount": array(map(str, amounts)),
-            "entry_balance": array(map(str, balances)),
+            "entry_amount": numbers(amounts),
+            "entry_balance": numbers(balances),
             "entry_held": _mostly_zero(held),
-            "entry_version": array(map(str, versions)),
+            "entry_version": numbers(versions),
         }
     return statements, parameters
 
 
-def _seqs(records: Sequence[Record]) -> str:
+def _seqs(records: Sequence[Record]) -> bytes:
     """Return an array literal of the entries' records; empty where each has two, for then they can be counted."""
     if all(len(record.entries) == 2 for record in records):
-        return "{}"
-    return array(_sides_apart([str(record.seq) for record in records for _ in record.entries]))
+        return b"{}"
+    return numbers(_sides_apart([record.seq for record in records for _ in record.entries]))
 
 
 def _mostly_null(values: Iterable[str | None]) -> str:
@@ -120,15 +120,15 @@ def _mostly_null(values: Iterable[str | None]) -> str:
     return array(texts) if any(text != "NULL" for text in texts) else "{}"
 
 
-def _mostly_zero(values: Iterable[int]) -> str:
+def _mostly_zero(values: Sequence[int]) -> bytes:
     """Return an array literal; one that would hold nothing but zeros is empty, and nulls stand for them."""
-    return array(map(str, values)) if any(values) else "{}"
+    return numbers(values) if any(values) else b"{}"
 
 
-def _told_once(values: Sequence[str]) -> tuple[str, str]:
+def _told_once(values: Sequence[str]) -> tuple[str, bytes]:
     """Return array literals: of the values, each once, and of their places in it; empty where all are the first."""
-    places = {value: str(place) for place, value in enumerate(dict.fromkeys(values), 1)}
-    return array(places), array(map(places.__getitem__, values)) if len(places) > 1 else "{}"
+    places = {value: place for place, value in enumerate(dict.fromkeys(values), 1)}
+    return array(places), numbers(list(map(places.__getitem__, values))) if len(places) > 1 else b"{}"
 
 
 def _sides_apart(values: list[T]) -> list[T]:
@@ -139,7 +139,7 @@ def _sides_apart(values: list[T]) -> list[T]:
     return values[::2] + values[1::2]
 
 
-def states(book: Book) -> dict[str, str]:
+def states(book: Book) -> dict[str, str | bytes]:
     """Return the parameters that bring the accounts to where the batch left them."""
     touched = book.touched.values()
     statuses, status = _told_once([a.status for a in touched])
@@ -147,8 +147,8 @@ def states(book: Book) -> dict[str, str]:
         "account": array(book.touched),
         "statuses": statuses,
         "status": status,
-        "balance": array([str(a.balance) for a in touched]),
+        "balance": numbers([a.balance for a in touched]),
         "held": _mostly_zero([a.held for a in touched]),
         "credit_limit": _mostly_zero([a.credit_limit for a in touched]),
-        "version": array([str(a.version) for a in touched]),
+        "version": numbers([a.version for a in touched]),
     }
