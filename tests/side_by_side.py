@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from ledger.domain.accounts import Account
-from ledger.domain.commands import Command, Outcome, Replayed, Sealed
+from ledger.domain.commands import Command, Replayed, Reply, Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.journal import Entry, Record, body_of
 from tests.core_commands import command_of
@@ -15,7 +15,7 @@ from tests.core_programs import Cast, Part
 from tests.reference_core import ReferenceCore, Told
 
 
-def told_of(outcome: Outcome) -> Told:
+def told_of(outcome: Reply) -> Told:
     """Say what became of a command in the reference's words."""
     if isinstance(outcome, Sealed):
         items = [
@@ -45,7 +45,7 @@ class SideBySide:
         """The commands that requests mean, part by part."""
         return [[command_of(ask, self.reference, self.records) for ask in asks] for asks, _ in parts]
 
-    def compare(self, parts: list[Part], commands: Sequence[Command], outcomes: Sequence[Outcome], now: str) -> None:
+    def compare(self, parts: list[Part], commands: Sequence[Command], outcomes: Sequence[Reply], now: str) -> None:
         """Have the reference do the same, and compare what both tell."""
         told = self.reference.batch(parts, now)
         asks = [ask for asks, _ in parts for ask in asks]

@@ -101,4 +101,21 @@ class Replayed(msgspec.Struct, frozen=True, gc=False):
     record: Record
 
 
+class Answered(msgspec.Struct, frozen=True, gc=False):
+    """What the client is told of a command that was accepted, and nothing else."""
+
+    answer: bytes
+    is_replay: bool
+
+
 Outcome = Sealed | Replayed | Refused | Exception
+Reply = Outcome | Answered
+
+
+def answered(command: Command, outcome: Reply) -> Reply:
+    """Return the reply in the place of an outcome that has a record; what was not accepted stays as it is."""
+    if isinstance(outcome, Sealed):
+        return Answered(command.answer(outcome.record), False)
+    if isinstance(outcome, Replayed):
+        return Answered(command.answer(outcome.record), True)
+    return outcome

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from twisted.internet.defer import Deferred
 
 from ledger.domain.accounts import Account, Owner
-from ledger.domain.commands import Command, Outcome, Replayed, Sealed
+from ledger.domain.commands import Command, Replayed, Reply, Sealed
 from ledger.domain.policy import Caller
 from ledger.services.accounts import Accounts
 from ledger.services.audit import Audit
@@ -90,8 +90,10 @@ class Backend(Protocol):
         """Have a command decided: fires after its commit, or fails with `Refused`."""
         ...
 
-    def submit_bundle(self, commands: Sequence[Command], *, is_whole: bool = False) -> Deferred[list[Outcome]]:
-        """Have commands decided in their order, a whole of them all or nothing; fires with their outcomes."""
+    def submit_bundle(
+        self, commands: Sequence[Command], *, is_whole: bool = False, is_answered: bool = False
+    ) -> Deferred[list[Reply]]:
+        """Have commands decided in their order; fires with their outcomes: all or nothing, or answered at once."""
         ...
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import repeat
 from operator import attrgetter
 from typing import Annotated, Final, TypeVar
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 from twisted.internet.defer import Deferred
 
-from ledger.domain.commands import Outcome, Replayed, Sealed
+from ledger.domain.commands import Answered, Reply, answered
 from ledger.domain.errors import Refused
 from ledger.domain.journal import canonical
 from ledger.domain.policy import Action, Caller
@@ -67,6 +67,8 @@ class BatchOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _ITEMS: Final = PartReader(BatchedTransfer)
+_POSTED: Final = b'{"status":"posted","transfer":%b}'
+_REPLAYED: Final = b'{"status":"replayed","transfer":%b}'
 
 
 class TransferBatchEndpoints:
@@ -121,7 +123,7 @@ class TransferBatchEndpoints:
         told: list[bytes] = []
         start = 0
         for some in _slices(commands, _weight_of, _SLICE_LEGS):
-            told.append(_encoded(map(_told, some, outcomes[start:])))
+            told.append(b",".join([_told(answered(*one)) for one in zip(some, outcomes[start:], strict=False)]))
             start += len(some)
             await self._backend.pause()
         return told
@@ -164,17 +166,19 @@ class _Slice:
     def __init__(self, backend: Backend, read: Sequence[Transfer | Refused]) -> None:
         self._read = read
         commands = [one for one in read if not isinstance(one, Refused)]
-        self._outcomes: Deferred[list[Outcome]] | None = backend.submit_bundle(commands) if commands else None
+        self._outcomes: Deferred[list[Reply]] | None = None
+        if commands:
+            self._outcomes = backend.submit_bundle(commands, is_answered=True)
 
     async def told(self) -> bytes:
         """Return what became of each, once that is known."""
-        outcomes: Iterator[Outcome] = iter(())
+        outcomes: Iterator[Reply] = iter(())
         if self._outcomes is not None:
             try:
                 outcomes = iter(await self._outcomes)
             except Refused as refused:
                 outcomes = repeat(refused)
-        return _encoded(_refused(one) if isinstance(one, Refused) else _told(one, next(outcomes)) for one in self._read)
+        return b",".join([_told(one if isinstance(one, Refused) else next(outcomes)) for one in self._read])
 
 
 def _parts(items: Sequence[msgspec.Raw]) -> Iterator[Sequence[msgspec.Raw]]:
@@ -212,20 +216,11 @@ def _requests(items: Sequence[msgspec.Raw]) -> Sequence[BatchedTransfer | Refuse
     return _ITEMS.bodies(items)
 
 
-def _told(command: Transfer, outcome: Outcome) -> BatchOutcome:
-    if isinstance(outcome, Sealed):
-        return BatchOutcome("posted", command.told(outcome.record))
-    if isinstance(outcome, Replayed):
-        return BatchOutcome("replayed", command.told(outcome.record))
+def _told(outcome: Reply) -> bytes:
+    """Return what became of one transfer, as the JSON of a `BatchOutcome`."""
+    if isinstance(outcome, Answered):
+        return (_REPLAYED if outcome.is_replay else _POSTED) % outcome.answer
     if isinstance(outcome, Refused) and is_in_doubt(outcome):
         raise outcome  # to be sent again, all of it: what was posted is replayed then
-    return _refused(outcome if isinstance(outcome, Refused) else Refused("internal_server_error"))
-
-
-def _refused(refused: Refused) -> BatchOutcome:
-    return BatchOutcome("refused", error=error_told(refused))
-
-
-def _encoded(told: Iterable[BatchOutcome]) -> bytes:
-    """Return outcomes as they stand in a list: as canonical as each would be alone."""
-    return canonical(list(told))[1:-1]
+    refused = outcome if isinstance(outcome, Refused) else Refused("internal_server_error")
+    return canonical(BatchOutcome("refused", error=error_told(refused)))

@@ -56,7 +56,7 @@ class Decider:
     async def _guessed(self, batch: Batch, book: Book) -> Decided | None:
         with suppress(Exception):  # it will show again when the batch is decided on what is read
             decided = await decide_on(self._store, batch, book, self._reactor)
-            return decided if decided.sealed else None
+            return decided if decided.records else None
         return None
 
     def _with_late(self, batch: Batch, decided: Decided) -> Decided:
@@ -72,7 +72,9 @@ class Decider:
         outcomes = decide(decided.book, commands)
         sealed = [outcome for outcome in outcomes if isinstance(outcome, Sealed)]
         return decided._replace(
-            outcomes=outcomes + decided.outcomes, sealed=decided.sealed + sealed, rest=decided.rest + sealed
+            outcomes=[*outcomes, *decided.outcomes],
+            records=decided.records + [one.record for one in sealed],
+            rest=decided.rest + sealed,
         )
 
 
@@ -104,7 +106,7 @@ class _Ahead:
     async def decided(self) -> Decided | None:
         """Return what came of the batch; None where that is nothing, or something broke."""
         await self._work
-        return None if self._is_broken or not self._made.sealed else self._made
+        return None if self._is_broken or not self._made.records else self._made
 
     async def _begin(self) -> None:
         await self._decide(self.batch)
@@ -128,4 +130,4 @@ class _Ahead:
             self._is_broken = True
         else:
             made.outcomes.extend(one.outcomes)
-            made.sealed.extend(one.sealed)
+            made.records.extend(one.records)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from ledger.domain.commands import Command, Outcome
+from ledger.domain.commands import Command, Reply
 from ledger.services.bundles import Share
 from ledger.services.replies import Told, Waiting
 
@@ -13,10 +13,11 @@ _SMALL: Final = 128
 
 
 class Slice(NamedTuple):
-    """Commands of a batch that are decided in one go; those of a whole stand or fall together."""
+    """Commands of a batch that are decided in one go, as those who wait for them have it."""
 
     commands: Sequence[Command]
     is_whole: bool = False
+    is_answered: bool = False
 
 
 class Batch:
@@ -48,7 +49,7 @@ class Batch:
         self.waiting += more.waiting
         self.commands += more.commands
 
-    def told(self, outcomes: Sequence[Outcome]) -> Iterator[Told]:
+    def told(self, outcomes: Sequence[Reply]) -> Iterator[Told]:
         """Give each who waits his own of the outcomes of all commands."""
         place = 0
         for one in self.waiting:
@@ -59,18 +60,18 @@ class Batch:
     def slices(self, *, small: bool = False) -> Iterator[Slice]:
         """Part the batch: while a slice is decided, the store is at work on the one before, so the first is small."""
         largest = _SMALL if small else _LARGEST
-        start, size = 0, _FIRST if len(self.commands) > largest else largest
-        for first, last in self._wholes():
-            yield from _light(self.commands[start:first], size, largest)
-            yield Slice(self.commands[first:last], True)
-            start, size = last, largest
-        yield from _light(self.commands[start:], size, largest)
+        size = _FIRST if len(self.commands) > largest else largest
+        for start, end, one in self._stretches():
+            commands = self.commands[start:end]
+            parts = [commands] if one.is_whole else _light(commands, size, largest)
+            yield from (Slice(part, one.is_whole, one.is_answered) for part in parts)
+            size = largest
 
     def halves(self) -> "tuple[Batch, Batch] | None":
         """Part the batch in two, if there is a place where it can be parted."""
         middle = len(self.commands) // 2
-        for first, last in self._wholes():
-            if first < middle < last:
+        for first, last, one in self._stretches():
+            if one.is_whole and first < middle < last:
                 middle = first or last
         if middle in (0, len(self.commands)):
             return None
@@ -86,29 +87,33 @@ class Batch:
             middle -= len(one.commands)
         return Batch(before), Batch(after)
 
-    def _wholes(self) -> Iterator[tuple[int, int]]:
-        """Return where the bundles stand that are not to be parted."""
+    def _stretches(self) -> Iterator[tuple[int, int, Waiting]]:
+        """Return from where to where commands are decided alike, a whole by itself, with one of those who wait."""
         if not self.is_bundled:
+            yield from ((0, len(self.commands), one) for one in self.waiting[:1])
             return
-        start = 0
+        start = end = 0
+        last = self.waiting[0]
         for one in self.waiting:
-            end = start + len(one.commands)
-            if one.is_whole:
-                yield start, end
-            start = end
+            if end > start and (one.is_whole or last.is_whole or one.is_answered is not last.is_answered):
+                yield start, end, last
+                start = end
+            end += len(one.commands)
+            last = one
+        yield start, end, last
 
 
 def _commands(waiting: Sequence[Waiting]) -> list[Command]:
     return [command for one in waiting for command in one.commands]
 
 
-def _light(commands: Sequence[Command], size: int, largest: int) -> Iterator[Slice]:
-    """Part commands into slices that weigh about so much, and then twice and four times as much."""
+def _light(commands: Sequence[Command], size: int, largest: int) -> Iterator[Sequence[Command]]:
+    """Part commands into some that weigh about so much, and then twice and four times as much."""
     start, weight = 0, 0
     for index, command in enumerate(commands):
         weight += command.weight
         if weight >= size:
-            yield Slice(commands[start : index + 1])
+            yield commands[start : index + 1]
             start, weight, size = index + 1, 0, min(2 * size, largest)
     if start < len(commands):
-        yield Slice(commands[start:])
+        yield commands[start:]

@@ -6,7 +6,7 @@ from typing import Final
 
 from twisted.internet.defer import Deferred
 
-from ledger.domain.commands import Command, Outcome
+from ledger.domain.commands import Command, Reply
 from ledger.services.lanes import LaneFull
 from ledger.services.replies import Waiting
 
@@ -17,13 +17,14 @@ _ANSWERING: Final = 16.0  # the effort of answering for hundreds, in answers
 class Share(Waiting):
     """Commands of a bundle that stand next to each other, and come into the same batch."""
 
-    __slots__ = ("_bundle", "_start", "is_whole")
+    __slots__ = ("_bundle", "_start", "is_answered", "is_whole")
 
     def __init__(self, bundle: "Bundle", start: int, end: int, weight: int, tries: int = 0) -> None:
         self.commands = bundle.commands[start:end]
         self.weight = weight
         self._bundle = bundle
         self.is_whole = bundle.is_whole
+        self.is_answered = bundle.is_answered
         self.finished = False
         self.tries = tries
         self._start = start
@@ -33,7 +34,7 @@ class Share(Waiting):
         """To note outcomes is next to nothing, until none is missing any more."""
         return _ANSWERING if self._bundle.missing <= len(self.commands) else 1.0
 
-    def tell(self, outcomes: Sequence[Outcome]) -> None:
+    def tell(self, outcomes: Sequence[Reply]) -> None:
         """Leave the outcomes with the bundle."""
         self._bundle.tell(self._start, outcomes)
 
@@ -51,16 +52,17 @@ class Share(Waiting):
 class Bundle:
     """Commands in their order; `answer` fires with their outcomes. Those of a whole stand or fall together."""
 
-    __slots__ = ("_outcomes", "_taken", "answer", "commands", "is_whole", "missing", "weight")
+    __slots__ = ("_outcomes", "_taken", "answer", "commands", "is_answered", "is_whole", "missing", "weight")
 
-    def __init__(self, commands: Sequence[Command], is_whole: bool) -> None:
+    def __init__(self, commands: Sequence[Command], is_whole: bool, is_answered: bool = False) -> None:
         self.commands = commands
         self.is_whole = is_whole
+        self.is_answered = is_answered
         self.weight = sum(command.weight for command in commands)  # of those that wait
-        self.answer: Deferred[list[Outcome]] = Deferred()
+        self.answer: Deferred[list[Reply]] = Deferred()
         self.missing = len(commands)  # of the outcomes
         self._taken = 0
-        self._outcomes: dict[int, Sequence[Outcome]] = {}
+        self._outcomes: dict[int, Sequence[Reply]] = {}
 
     @property
     def waiting(self) -> int:
@@ -87,7 +89,7 @@ class Bundle:
         self.weight -= weight
         return Share(self, start, self._taken, weight)
 
-    def tell(self, start: int, outcomes: Sequence[Outcome]) -> None:
+    def tell(self, start: int, outcomes: Sequence[Reply]) -> None:
         """Take the outcomes of some; the last ones answer for all."""
         self._outcomes[start] = outcomes
         self.missing -= len(outcomes)

@@ -9,7 +9,7 @@ from twisted.internet.task import deferLater
 
 from ledger.config import Config
 from ledger.domain.accounts import Account, Owner
-from ledger.domain.commands import Command, Outcome, Replayed, Sealed
+from ledger.domain.commands import Command, Replayed, Reply, Sealed
 from ledger.domain.errors import Refused
 from ledger.domain.payment_options import rules_of
 from ledger.domain.policy import Caller
@@ -115,9 +115,11 @@ class Core:
         """Have a command decided: fires after its commit, or fails with `Refused`."""
         return self._writer.submit(command)
 
-    def submit_bundle(self, commands: Sequence[Command], *, is_whole: bool = False) -> Deferred[list[Outcome]]:
-        """Have commands decided in their order, a whole of them all or nothing; fires with their outcomes."""
-        return self._writer.submit_bundle(commands, is_whole=is_whole)
+    def submit_bundle(
+        self, commands: Sequence[Command], *, is_whole: bool = False, is_answered: bool = False
+    ) -> Deferred[list[Reply]]:
+        """Have commands decided in their order; fires with their outcomes: all or nothing, or answered at once."""
+        return self._writer.submit_bundle(commands, is_whole=is_whole, is_answered=is_answered)
 
     @property
     def owners_at_hand(self) -> Mapping[str, Owner]:

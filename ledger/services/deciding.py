@@ -6,8 +6,9 @@ from typing import Any, Final, NamedTuple, Protocol
 from twisted.internet.task import deferLater
 
 from ledger.domain.book import Book, decide
-from ledger.domain.commands import Command, Outcome, Sealed
+from ledger.domain.commands import Command, Outcome, Reply, Sealed, answered
 from ledger.domain.holds import overdue
+from ledger.domain.journal import Record
 from ledger.domain.together import Together
 from ledger.services.batch import Batch, Slice
 from ledger.services.ids import new_id
@@ -35,8 +36,8 @@ class Decided(NamedTuple):
     """What came of a batch: an outcome for each command, all that is to be kept, and what the store has not got yet."""
 
     book: Book
-    outcomes: list[Outcome]
-    sealed: list[Sealed]
+    outcomes: list[Reply]
+    records: list[Record]
     rest: list[Sealed]
     is_guess: bool = False
 
@@ -48,47 +49,54 @@ async def decide_batch(store: BatchStore, batch: Batch, reactor: Any) -> Decided
 
 async def decide_on(store: BatchStore, batch: Batch, book: Book, reactor: Any, *, is_ahead: bool = False) -> Decided:
     """Decide a batch on what a book says; `is_ahead`: beside other work, which has its turn after every slice."""
-    keeping = _Keeping(store, book)
+    keeping = _Keeping(store, book, is_ahead)
     over = overdue(book, new_id)  # holds whose time is up end before all else
     for start in range(0, len(over), _RECORDS_OF_HOLDS):
         await keeping.keep(decide(book, over[start : start + _RECORDS_OF_HOLDS]))
-    outcomes: list[Outcome] = []
+    outcomes: list[Reply] = []
     for part in batch.slices(small=is_ahead):
         if is_ahead:
             await deferLater(reactor, 0)
         decided = await _together(book, part, reactor) if part.is_whole else decide(book, part.commands)
         await keeping.keep(decided)
-        outcomes += decided
-    return Decided(book, outcomes, keeping.sealed, keeping.rest)
+        # What is told of records is made while they are at hand: later, to fetch them from memory takes as long again.
+        outcomes += map(answered, part.commands, decided) if part.is_answered else decided
+    return Decided(book, outcomes, keeping.records, keeping.rest)
 
 
 class _Keeping:
-    """Hands the store what is to be kept: all but the last piece, with which the transaction is committed."""
+    """Hands the store what is to be kept, a piece at a time; with the last piece the transaction is committed.
 
-    def __init__(self, store: BatchStore, book: Book) -> None:
-        self.sealed: list[Sealed] = []
+    While the store is at work on what came before, a piece is what one slice brought; ahead of that, as much as it may
+    be, and at once.
+    """
+
+    def __init__(self, store: BatchStore, book: Book, is_ahead: bool) -> None:
+        self.records: list[Record] = []
         self.rest: list[Sealed] = []
+        self._weight = 0
         self._store = store
         self._book = book
+        self._is_ahead = is_ahead
 
     async def keep(self, outcomes: Iterable[Outcome]) -> None:
         """Take what came of some commands; what has come before is on its way then."""
-        piece: list[Sealed] = []
-        weight = 0
+        is_due = not self._is_ahead
         for outcome in outcomes:
             if isinstance(outcome, Sealed):
-                if weight >= _PIECE:
-                    await self._next(piece)
-                    piece, weight = [], 0
-                piece.append(outcome)
-                weight += len(outcome.record.entries)
-        await self._next(piece)
+                if is_due or self._weight >= _PIECE:
+                    await self._hand_over()
+                    is_due = False
+                self.records.append(outcome.record)
+                self.rest.append(outcome)
+                self._weight += len(outcome.record.entries)
+        if self._is_ahead and self._weight >= _PIECE:
+            await self._hand_over()
 
-    async def _next(self, piece: list[Sealed]) -> None:
-        if piece and self.rest:
+    async def _hand_over(self) -> None:
+        if self.rest:
             await self._store.append_part(self._book, self.rest)
-        self.sealed += piece
-        self.rest = piece or self.rest
+        self.rest, self._weight = [], 0
 
 
 async def _together(book: Book, part: Slice, reactor: Any) -> list[Outcome]:

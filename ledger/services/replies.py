@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ledger.domain.commands import Command, Outcome, Replayed, Sealed
+from ledger.domain.commands import Answered, Command, Replayed, Reply, Sealed
 from ledger.domain.errors import Refused
 
 log = Logger()
@@ -22,6 +22,7 @@ class Waiting:
     __slots__ = ("answer", "commands", "finished", "tries", "weight")
 
     is_whole = False  # whether they stand or fall together
+    is_answered = False  # whether those that are accepted become `Answered` when they are decided
     effort = 1.0  # of telling, in answers
 
     def __init__(self, command: Command) -> None:
@@ -31,20 +32,21 @@ class Waiting:
         self.finished = False
         self.tries = 0
 
-    def tell(self, outcomes: Sequence[Outcome]) -> None:
+    def tell(self, outcomes: Sequence[Reply]) -> None:
         """Answer whoever waits."""
         (outcome,) = outcomes
+        assert not isinstance(outcome, Answered)  # it is for bundles
         if isinstance(outcome, Exception):
             self.answer.errback(outcome)
         else:
             self.answer.callback(outcome)
 
-    def alike(self, outcome: Outcome) -> "Told":
+    def alike(self, outcome: Reply) -> "Told":
         """Have one outcome for all commands."""
         return self, [outcome] * len(self.commands)
 
 
-Told = tuple[Waiting, Sequence[Outcome]]
+Told = tuple[Waiting, Sequence[Reply]]
 
 
 class Replies:
@@ -95,7 +97,7 @@ class Replies:
             quiet.callback(None)
 
 
-def _answer(waiting: Waiting, outcomes: Sequence[Outcome]) -> None:
+def _answer(waiting: Waiting, outcomes: Sequence[Reply]) -> None:
     for command, outcome in zip(waiting.commands, outcomes, strict=True):
         if isinstance(outcome, Exception) and not isinstance(outcome, Refused):
             log.failure("A {kind} broke", Failure(outcome), kind=command.kind)  # type: ignore[no-untyped-call]

@@ -9,9 +9,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ledger.domain.book import Book
-from ledger.domain.commands import Command, Outcome, Replayed, Sealed
+from ledger.domain.commands import Command, Replayed, Reply, Sealed
 from ledger.domain.errors import ConfigurationError, Refused, unavailable
 from ledger.domain.events import Committed
+from ledger.domain.journal import Record
 from ledger.services.ahead import Decider
 from ledger.services.batch import Batch
 from ledger.services.bundles import Bundle
@@ -78,9 +79,14 @@ class Writer(Child):
             self._wake()
         return waiting.answer
 
-    def submit_bundle(self, commands: Sequence[Command], *, is_whole: bool = False) -> Deferred[list[Outcome]]:
-        """Have commands decided in their order, a whole of them all or nothing; fires with their outcomes."""
-        bundle = Bundle(commands, is_whole)
+    def submit_bundle(
+        self, commands: Sequence[Command], *, is_whole: bool = False, is_answered: bool = False
+    ) -> Deferred[list[Reply]]:
+        """Have commands decided in their order; fires with their outcomes, those of a whole all or nothing.
+
+        Of those that are to be answered, what is accepted becomes `Answered` as soon as it is decided.
+        """
+        bundle = Bundle(commands, is_whole, is_answered)
         try:
             if not self._accepting or self._away:
                 raise unavailable()
@@ -149,15 +155,15 @@ class Writer(Child):
 
     async def _process(self, batch: Batch) -> None:
         try:
-            book, outcomes, sealed, rest, is_guess = await self._decider.decide(batch)
-            if not sealed:
+            book, outcomes, records, rest, is_guess = await self._decider.decide(batch)
+            if not records:
                 await self._store.roll_back()
         except ConnectionLost:
             raise
         except Exception as error:
             await self._isolate(batch, error)
             return
-        if sealed:
+        if records:
             refused = [
                 one for one, outcome in zip(batch.commands, outcomes, strict=True) if isinstance(outcome, Exception)
             ]
@@ -173,7 +179,7 @@ class Writer(Child):
                 await self._isolate(batch, error)
                 return
             except ConnectionLost as lost:
-                verdict = await self._settle(sealed, lost)
+                verdict = await self._settle(records, lost)
                 if verdict is not None and is_guess and not self._away:
                     self._once_more(batch)  # it was sent in one piece, perhaps into a connection that was dead before
                     return
@@ -184,13 +190,13 @@ class Writer(Child):
                         await self._reopen(Batch([]))
                     return
             # A turn later: the database can be at work on the next batch meanwhile.
-            self._reactor.callLater(0, self._publish, sealed, book)
+            self._reactor.callLater(0, self._publish, records, book)
         self._replies.give(batch.told(outcomes))
 
-    def _publish(self, batch: Sequence[Sealed], book: Book) -> None:
-        self.meter.records += len(batch)
+    def _publish(self, records: Sequence[Record], book: Book) -> None:
+        self.meter.records += len(records)
         try:
-            self._committed([Committed(sealed.record, book.accounts) for sealed in batch])
+            self._committed([Committed(record, book.accounts) for record in records])
         except Exception:
             log.failure("A committed batch could not be handed on; it will be read from the journal")
 
@@ -242,10 +248,10 @@ class Writer(Child):
         if again:
             self._intake.put_first(Batch(again))
 
-    async def _settle(self, sealed: Sequence[Sealed], lost: ConnectionLost) -> Exception | None:
+    async def _settle(self, records: Sequence[Record], lost: ConnectionLost) -> Exception | None:
         """Find out what became of a commit whose answer was lost: None if it was done, else what to tell."""
         self.meter.losses += 1
-        log.warn("The connection died in a commit of {count}: {reason}", count=len(sealed), reason=str(lost))
+        log.warn("The connection died in a commit of {count}: {reason}", count=len(records), reason=str(lost))
         deadline = self._reactor.seconds() + _SETTLE_WITHIN
         delay = _FIRST_RETRY
         self._away = True
@@ -254,7 +260,7 @@ class Writer(Child):
             self._store.close()
             try:
                 await self._store.open()
-                kept = await self._store.kept([sealed[0].record.id])
+                kept = await self._store.kept([records[0].id])
             except (ConnectionLost, StatementFailed, ConfigurationError):
                 await deferLater(self._reactor, delay)
                 delay = min(delay * 2, _LAST_RETRY)

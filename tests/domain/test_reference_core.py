@@ -116,7 +116,7 @@ def decided(journal: CoreMemory, bundles: list[Bundle]) -> tuple[str, list[Outco
     """Decide a batch as the writer does, keep it, and tell its instant and its outcomes."""
     batch = Batch([bundle.take(bundle.weight) for bundle in bundles])
     made = done(decide_batch(journal, batch, Clock()))
-    done(journal.append(made.book, made.rest) if made.sealed else journal.roll_back())
+    done(journal.append(made.book, made.rest) if made.records else journal.roll_back())
     return made.book.instant, made.outcomes
 
 

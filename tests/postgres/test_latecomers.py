@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 
 from ledger.domain.accounts import world_id
 from ledger.domain.book import Book, decide
-from ledger.domain.commands import Command, Leg, Outcome, Sealed
+from ledger.domain.commands import Command, Leg, Reply, Sealed
 from ledger.domain.transfers import Transfer
 from ledger.store.journal import JournalWriter
 from tests.postgres.cluster import DatabaseServer
@@ -17,12 +17,12 @@ from tests.postgres.house import House, on_reactor, pause, reactor, until
 from tests.postgres.test_guesses import guessed, sealed
 
 
-async def bundled(house: House, commands: Sequence[Command]) -> list[Outcome]:
+async def bundled(house: House, commands: Sequence[Command]) -> list[Reply]:
     """Submit a bundle and wait for its outcomes."""
     return await house.writer.submit_bundle(commands)
 
 
-def seqs(outcomes: Sequence[Outcome]) -> list[int]:
+def seqs(outcomes: Sequence[Reply]) -> list[int]:
     """The numbers of records, all of which must have been kept."""
     return [outcome.record.seq for outcome in outcomes if isinstance(outcome, Sealed)]
 

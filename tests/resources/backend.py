@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from ledger.domain.accounts import WORLD_TYPE, Account, Owner, world_id
 from ledger.domain.book import Book, decide
-from ledger.domain.commands import Command, Outcome, Replayed, Sealed
+from ledger.domain.commands import Command, Replayed, Reply, Sealed, answered
 from ledger.domain.errors import Refused, unavailable
 from ledger.domain.journal import START
 from ledger.domain.money import DEFAULT_MAX_AMOUNT
@@ -186,17 +186,20 @@ class MemoryBackend:
             self.later(fire)
         return answer
 
-    def submit_bundle(self, commands: Sequence[Command], *, is_whole: bool = False) -> Deferred[list[Outcome]]:
+    def submit_bundle(
+        self, commands: Sequence[Command], *, is_whole: bool = False, is_answered: bool = False
+    ) -> Deferred[list[Reply]]:
         """Decide commands at once, and answer at once."""
         self.submitted += commands
         if self.trouble is not None:
             return fail(self.trouble)
         if not is_whole:
-            return succeed(decide(self.book, commands))
+            outcomes: list[Reply] = [*decide(self.book, commands)]
+            return succeed([*map(answered, commands, outcomes)] if is_answered else outcomes)
         together = Together(self.book, commands)
         while together.go_on(128):
             pass
-        return succeed(together.outcomes)
+        return succeed([*together.outcomes])
 
     @property
     def owners_at_hand(self) -> Mapping[str, Owner]:

@@ -259,10 +259,8 @@ def test_what_is_in_doubt_is_to_be_sent_again() -> None:
     decided = MemoryBackend.submit_bundle
 
     class Doubtful(MemoryBackend):
-        def submit_bundle(self, commands: Any, *, is_whole: bool = False) -> Any:
-            return decided(self, commands, is_whole=is_whole).addCallback(
-                lambda told: [told[0], unavailable("unknown")]
-            )
+        def submit_bundle(self, commands: Any, **how: bool) -> Any:
+            return decided(self, commands, **how).addCallback(lambda told: [told[0], unavailable("unknown")])
 
     desk.server.backend.__class__ = Doubtful
     reply = desk.post([desk.item(), desk.item()])
@@ -284,8 +282,8 @@ def test_what_breaks_is_told_without_its_inside() -> None:
     broken = MemoryBackend.submit_bundle
 
     class Broken(MemoryBackend):
-        def submit_bundle(self, commands: Any, *, is_whole: bool = False) -> Any:
-            return broken(self, commands, is_whole=is_whole).addCallback(lambda _: [ZeroDivisionError("secret")])
+        def submit_bundle(self, commands: Any, **how: bool) -> Any:
+            return broken(self, commands, **how).addCallback(lambda _: [ZeroDivisionError("secret")])
 
     desk.server.backend.__class__ = Broken
     reply = desk.post([desk.item()])
