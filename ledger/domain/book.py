@@ -43,8 +43,12 @@ class Book:
     def post(self, legs: Sequence[Leg]) -> tuple[Entry, ...]:
         """Move money along the legs, all or nothing, and return the entries."""
         entries: list[Entry] = []
+        accounts, undo = self.accounts, self._undo
         for leg in legs:
-            source, target, amount = self.account(leg.source), self.account(leg.target), leg.amount
+            try:
+                source, target, amount = accounts[leg.source], accounts[leg.target], leg.amount
+            except KeyError as missing:
+                raise Refused("account_not_found", account_id=missing.args[0]) from None
             if source.status != "ACTIVE" or target.status != "ACTIVE":
                 source.require_active()
                 target.require_active()
@@ -53,12 +57,11 @@ class Book:
             source.require_available(amount)
             target.require_room(amount)
             for account, change in ((source, -amount), (target, amount)):
-                self.remember(account)
-                account.balance = balance = account.balance + change
-                account.version = version = account.version + 1
-                held = account.held
-                available = balance - held + account.credit_limit
-                entries.append(Entry(account.id, change, balance, held, available, version))
+                before, version, held, limit = account.balance, account.version, account.held, account.credit_limit
+                undo.append((account, account.status, before, held, limit, version))
+                account.balance = balance = before + change
+                account.version = version = version + 1
+                entries.append(Entry(account.id, change, balance, held, balance - held + limit, version))
         return tuple(entries)
 
     def change(
@@ -134,12 +137,13 @@ class Book:
 
     def decide(self, command: Command) -> Outcome:
         """Decide one command; what is refused, for whatever cause, leaves the book as it was."""
-        fingerprint, key = None, command.key
+        fingerprint = None
+        named = None if command.key is None else (command.scope, command.key)
         undone, noted = len(self._undo), len(self._noted)
         try:
-            if key is not None:
+            if named is not None:
                 fingerprint = fingerprint_of(command)
-                known = self.known.get((command.scope, key))
+                known = self.known.get(named)
                 if known is not None:
                     if known.fingerprint == fingerprint:
                         return Replayed(known)
@@ -151,11 +155,13 @@ class Book:
         for before in self._undo[undone:]:
             self.touched[before[0].id] = before[0]
         self.head = Head(sealed.record.seq, sealed.hash)
-        if key is not None:
-            self._put(self.known, (command.scope, key), sealed.record)
         if self._before is None:
+            if named is not None:
+                self.known[named] = sealed.record
             self._undo.clear()
             self._noted.clear()
+        elif named is not None:
+            self._put(self.known, named, sealed.record)
         return sealed
 
     def _seal(self, command: Command, fingerprint: str | None, draft: Draft) -> Sealed:

@@ -195,9 +195,11 @@ class Transfer(PostedAlongLegs, frozen=True, kw_only=True, gc=False):
         return Draft(entries, writes=backdate(book, self.effective_at, entries), effective_at=self.effective_at)
 
     def _require_within_limit(self) -> None:
-        for index, leg in enumerate(self.legs):
-            if leg.amount > self.most:
-                limit = format_amount(self.most, asset_named(self.assets[index]).scale)
+        most = self.most
+        for leg in self.legs:
+            if leg.amount > most:
+                index = self.legs.index(leg)
+                limit = format_amount(most, asset_named(self.assets[index]).scale)
                 raise Refused("amount_exceeds_limit", field=field_of(self.legs, index, "amount"), limit=limit)
 
 
