@@ -22,7 +22,7 @@ class Lazy(msgspec.Struct, eq=False, gc=False):
 
     _committed: Committed
     _updates: tuple[Update, ...] | None = None
-    _texts: dict[int, msgspec.Raw] = msgspec.field(default_factory=dict)
+    _texts: dict[int, msgspec.Raw] | None = None
 
     def update(self, index: int) -> Update:
         """The record's update of this number, system accounts not counted."""
@@ -32,6 +32,8 @@ class Lazy(msgspec.Struct, eq=False, gc=False):
 
     def text(self, index: int) -> msgspec.Raw:
         """The JSON of that update."""
+        if self._texts is None:
+            self._texts = {}
         text = self._texts.get(index)
         if text is None:
             text = self._texts[index] = msgspec.Raw(_encoder.encode(self.update(index)))

@@ -91,27 +91,30 @@ class Hub:
                 events.append(Event(topic, committed.record.seq, len(events), account_id, lazy, index))
         for topic in hits if len(hits) == 1 else sorted(hits):
             subscriptions, events = hits[topic]
-            for event in events:
-                _deliver(event, subscriptions)
+            _deliver(events, subscriptions)
 
 
 def _tell_everyone(committed: Committed, subscriptions: list[Subscription]) -> None:
     """Publish where nobody follows anything else, as a server does most of the time: at half of the cost."""
     record, owners = committed.record, committed.owners
-    lazy, seq, index = Lazy(committed), record.seq, 0
+    lazy, seq = Lazy(committed), record.seq
+    events: list[Event] = []
     for item in record.items if record.changes else record.entries:
-        if not owners[item.account].is_system:
-            _deliver(Event(ALL_TOPIC, seq, index, item.account, lazy, index), subscriptions)
-            index += 1
+        account_id = item.account
+        if not owners[account_id].is_system:
+            index = len(events)
+            events.append(Event(ALL_TOPIC, seq, index, account_id, lazy, index))
+    _deliver(events, subscriptions)
 
 
-def _deliver(event: Event, subscriptions: list[Subscription]) -> None:
-    for subscription in subscriptions:
-        if subscription._place is not None:
-            try:
-                subscription.deliver(event)
-            except Exception:
-                _complain(subscription, event)
+def _deliver(events: list[Event], subscriptions: list[Subscription]) -> None:
+    for event in events:
+        for subscription in subscriptions:
+            if subscription._place is not None:
+                try:
+                    subscription.deliver(event)
+                except Exception:
+                    _complain(subscription, event)
 
 
 def _complain(subscription: Subscription, event: Event) -> None:
