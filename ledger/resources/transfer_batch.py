@@ -104,7 +104,9 @@ class TransferBatchEndpoints:
             raise Refused("invalid_request", message, field="transfers", limit=most)
         call.notes["transfers"] = len(items)
         told = await (self._post_whole if is_whole else self._post_each)(caller, items)
-        return Answer(msgspec.Raw(b"[%b]" % b",".join(told)))
+        told[0] = b"[" + told[0]  # megabytes in all, which are put together once
+        told[-1] += b"]"
+        return Answer(msgspec.Raw(b",".join(told)))
 
     async def _post_whole(self, caller: Caller, items: Sequence[msgspec.Raw]) -> list[bytes]:
         commands: list[Transfer] = []
@@ -123,7 +125,7 @@ class TransferBatchEndpoints:
         told: list[bytes] = []
         start = 0
         for some in _slices(commands, _weight_of, _SLICE_LEGS):
-            told.append(b",".join([_told(answered(*one)) for one in zip(some, outcomes[start:], strict=False)]))
+            told += [_told(answered(*one)) for one in zip(some, outcomes[start:], strict=False)]
             start += len(some)
             await self._backend.pause()
         return told
@@ -133,10 +135,11 @@ class TransferBatchEndpoints:
         under_way: deque[_Slice] = deque()
         for part in _parts(items):
             if len(under_way) == _AHEAD:
-                told.append(await under_way.popleft().told())
+                told += await under_way.popleft().told()
             under_way.append(_Slice(self._backend, await self._read(caller, part)))
             await self._backend.pause()
-        told += [await rest.told() for rest in under_way]
+        for rest in under_way:
+            told += await rest.told()
         return told
 
     async def _read(self, caller: Caller, items: Sequence[msgspec.Raw]) -> list[Transfer | Refused]:
@@ -170,7 +173,7 @@ class _Slice:
         if commands:
             self._outcomes = backend.submit_bundle(commands, is_answered=True)
 
-    async def told(self) -> bytes:
+    async def told(self) -> list[bytes]:
         """Return what became of each, once that is known."""
         outcomes: Iterator[Reply] = iter(())
         if self._outcomes is not None:
@@ -178,7 +181,7 @@ class _Slice:
                 outcomes = iter(await self._outcomes)
             except Refused as refused:
                 outcomes = repeat(refused)
-        return b",".join([_told(one if isinstance(one, Refused) else next(outcomes)) for one in self._read])
+        return [_told(one if isinstance(one, Refused) else next(outcomes)) for one in self._read]
 
 
 def _parts(items: Sequence[msgspec.Raw]) -> Iterator[Sequence[msgspec.Raw]]:

@@ -24,4 +24,4 @@ class Literal:
 
     def getquoted(self) -> bytes:
         """Return the literal."""
-        return b"'%b'" % self._text.replace(b"'", b"''")
+        return b"".join((b"'", self._text.replace(b"'", b"''"), b"'"))
