@@ -13,10 +13,11 @@ _LONGEST: Final = 30
 def plain_leg(giver: Owner, taker: Owner, amount: bytes) -> Leg | None:
     """Return the leg that moves an amount, as JSON has it, or None where something may be wrong with it."""
     asset = giver.asset
-    whole, point, fraction = amount.strip(b'"').partition(b".")
-    missing = asset_named(asset).scale - len(fraction)
-    is_plain = whole.isdigit() and (not point or fraction.isdigit()) and len(amount) <= _LONGEST
-    if not is_plain or missing < 0 or giver is taker or asset == GAMES_ASSET or taker.asset == GAMES_ASSET:
+    if giver is taker or asset == GAMES_ASSET or taker.asset == GAMES_ASSET or len(amount) > _LONGEST:
         return None
-    minor = int(whole + fraction) * 10**missing
+    whole, point, fraction = amount.strip(b'"').partition(b".")
+    digits, missing = whole + fraction, asset_named(asset).scale - len(fraction)
+    if not digits.isdigit() or not whole or (point and not fraction) or missing < 0:
+        return None
+    minor = int(digits) * 10**missing if missing else int(digits)
     return Leg(giver.account_id, taker.account_id, minor) if 0 < minor <= MAX_AMOUNT else None

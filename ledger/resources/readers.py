@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import attrgetter
 
 import msgspec
 
 from ledger.domain.errors import Refused
 from ledger.domain.secret import read_secret
-from ledger.resources.reading import Reader, S, is_blank, is_blank_json
+from ledger.resources.reading import Reader, S, is_blank_json
 from ledger.resources.screening import NO_SUCH_TEXT, SUSPICIOUS, too_deep
 
 
@@ -35,9 +36,13 @@ class BulkReader(Reader[S]):
 class PartReader(Reader[S]):
     """Reads many requests of one type, which stand in one body."""
 
-    def __init__(self, kind: type[S]) -> None:
+    def __init__(self, kind: type[S], printable: type[S]) -> None:
+        """`printable`: the same without the patterns that whatever is written in printable ASCII fulfils."""
         super().__init__(kind)
-        self._many: msgspec.json.Decoder[list[S]] = msgspec.json.Decoder(list[kind], dec_hook=read_secret)  # type: ignore[valid-type]
+        self._many = _decoder_of_many(kind)
+        self._many_printable = _decoder_of_many(printable)
+        self._texts_of = tuple(map(attrgetter, self._texts))
+        self._instants_of = tuple(attrgetter(name) for name, _ in self._moments)
 
     def bodies(self, parts: Sequence[msgspec.Raw]) -> Sequence[S | Refused]:
         """Return what each of them says, or its refusal in its place."""
@@ -50,16 +55,17 @@ class PartReader(Reader[S]):
         """Read them at once; raises `ValueError` or `Refused` where one of them has to be looked at alone."""
         body = b"[%b]" % b",".join(parts)
         is_flat = body.count(b"{") + body.count(b"[") == len(parts) + 1
-        if SUSPICIOUS.search(body) or (not is_flat and too_deep(body)):
+        is_printable = body.isascii() and b"\\" not in body and b"\x7f" not in body  # JSON has no other control bytes
+        if (not is_printable and SUSPICIOUS.search(body)) or (not is_flat and too_deep(body)):
             raise ValueError("nested deeply, or with text that cannot be kept")
-        if not body.isascii():
+        if not is_printable:
             body.decode()
-        values = self._many.decode(body)
-        if any(is_blank(getattr(value, name)) for name in self._texts for value in values):
+        values = (self._many_printable if is_printable else self._many).decode(body)
+        if not all(all(map(str.strip, map(text, values))) for text in self._texts_of):
             raise ValueError("something is missing")
         if any(is_blank_json(getattr(value, name)) for name in self._money for value in values):
             raise ValueError("an amount is missing")
-        if self._ids or any(getattr(value, field) is not None for field, _ in self._moments for value in values):
+        if self._ids or any(any(map(instant, values)) for instant in self._instants_of):
             return [self._normalised(value) for value in values]
         return values
 
@@ -68,6 +74,10 @@ class PartReader(Reader[S]):
             return self.body(body)
         except Refused as refused:
             return refused
+
+
+def _decoder_of_many(kind: type[S]) -> msgspec.json.Decoder[list[S]]:
+    return msgspec.json.Decoder(list[kind], dec_hook=read_secret)  # type: ignore[valid-type]
 
 
 @lru_cache

@@ -50,7 +50,7 @@ REFUSES: Final = (
 )
 
 
-class LegRequest(msgspec.Struct, frozen=True, kw_only=True):
+class LegRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An amount that is to go from one account to another; all three are required."""
 
     source: AnId | None = msgspec.field(name="from", default=None)
@@ -58,7 +58,7 @@ class LegRequest(msgspec.Struct, frozen=True, kw_only=True):
     amount: Money = msgspec.field(default_factory=msgspec.Raw)
 
 
-class TransferRequest(msgspec.Struct, frozen=True, kw_only=True):
+class TransferRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A transfer: `from`, `to` and `amount`, or 2 to 100 `legs`, all or nothing; `effective_at` is for admins."""
 
     source: AnId | None = msgspec.field(name="from", default=None)
@@ -106,9 +106,18 @@ def command_of(
     Its form is checked first, then whose the accounts are, then the amounts. Whether the caller may backdate is not
     looked at here: the role alone decides that, before anything is read.
     """
-    meant = _plain(request, owners) if caller.is_admin else None
-    if meant is None:
-        meant = _in_full(request, owners, caller)
+    if caller.is_admin and (plain := _plain(request, owners)) is not None:
+        leg, asset = plain
+        return Transfer(
+            id=record_id,
+            scope=scope,
+            key=key,
+            description=request.description,
+            legs=(leg,),
+            assets=(asset,),
+            most=config.max_amount,
+        )
+    meant = _in_full(request, owners, caller)
     return Transfer(
         id=record_id,
         scope=scope,
@@ -124,15 +133,17 @@ def command_of(
     )
 
 
-def _plain(request: TransferRequest, owners: Mapping[str, Owner]) -> _Meant | None:
-    """Return what `_in_full` does for what most transfers of a batch are, at a third of the cost; None for others."""
-    if request.legs is not None or request.expect is not None or request.metadata is not None:
+def _plain(request: TransferRequest, owners: Mapping[str, Owner]) -> tuple[Leg, str] | None:
+    """Return the leg, and its asset, of what most transfers of a batch are, at a third of the cost; None for others."""
+    if request.legs is not None or request.expect is not None:
+        return None
+    if request.metadata is not None or request.effective_at is not None:
         return None
     giver, taker = owners.get(request.source or ""), owners.get(request.target or "")
     if giver is None or taker is None:
         return None
     leg = plain_leg(giver, taker, bytes(request.amount))
-    return None if leg is None else _Meant((leg,), (giver.asset,))
+    return None if leg is None else (leg, giver.asset)
 
 
 def _in_full(request: TransferRequest, owners: Mapping[str, Owner], caller: Caller) -> _Meant:
