@@ -2,12 +2,13 @@
 
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 from ledger.domain.periods import instant_of
 
-_TRUSTED: Final = 1.0  # seconds for which this process's clock is taken for the database's
+_TRUSTED: Final = 5.0  # seconds for which this process's clock is taken for the database's
+_DRIFT: Final = 0.001  # by how much of a time two clocks may part in it
 _COMPARED: Final = 8  # the last comparisons; in the best of them the answer was the least delayed
 _FIRST_REST, _LONGEST_REST = 16, 1_024  # batches
 
@@ -22,22 +23,24 @@ class Guesses:
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
         self._read_at = 0.0
-        self._behind: deque[timedelta] = deque(maxlen=_COMPARED)  # how far this process's clock was, a little more
+        # When the database's clock was read, and how far this process's was behind it, a little more.
+        self._compared: deque[tuple[float, float]] = deque(maxlen=_COMPARED)
         self._left = 0
         self._rest = _FIRST_REST
 
     def read(self, instant: str) -> None:
         """Learn what the database's clock has just shown; a batch was read, not guessed."""
         self._read_at = self._seconds()
-        self._behind.append(datetime.fromisoformat(instant) - datetime.fromtimestamp(self._read_at, UTC))
+        self._compared.append((self._read_at, datetime.fromisoformat(instant).timestamp() - self._read_at))
         self._left = max(self._left - 1, 0)
 
     def instant(self) -> str | None:
         """Return the database's time, or a little less, in the form of records; None where the next batch must ask."""
         now = self._seconds()
-        if self._left or not self._behind or not 0 <= now - self._read_at <= _TRUSTED:
+        if self._left or not self._compared or not 0 <= now - self._read_at <= _TRUSTED:
             return None
-        return instant_of(datetime.fromtimestamp(now, UTC) + max(self._behind))
+        behind = max(behind - _DRIFT * (now - read_at) for read_at, behind in self._compared)
+        return instant_of(datetime.fromtimestamp(now + behind, UTC))
 
     def kept(self) -> None:
         """Learn that a guess was right."""
@@ -46,4 +49,4 @@ class Guesses:
     def mistaken(self) -> None:
         """Learn that a guess was wrong: the next batches are read, more of them each time."""
         self._left, self._rest = self._rest, min(2 * self._rest, _LONGEST_REST)
-        self._behind.clear()
+        self._compared.clear()
