@@ -26,17 +26,21 @@ class Decider:
         self._intake = intake
         self._reactor = reactor
         self._next: _Ahead | None = None
+        self._under_way: Deferred[None] | None = None
 
-    def look_ahead(self) -> None:
+    def look_ahead(self, under_way: Deferred[None]) -> None:
         """Decide the next batch, if it can be, while the one before it is on its way; or make ready to read for it."""
+        self._under_way = under_way
         batch = self._intake.take_ahead()
         if batch is not None and (book := self._store.look_ahead(batch.commands)) is not None:
             self._next = _Ahead(self._store, self._intake, self._reactor, batch, book)
 
     def more_has_come(self) -> None:
-        """Have the batch that was decided ahead, and waits, take in more."""
+        """Have the batch that was decided ahead, and waits, take in more; or decide one ahead, now that one can be."""
         if self._next is not None:
             self._next.go_on()
+        elif self._under_way is not None and not self._under_way.called:
+            self.look_ahead(self._under_way)
 
     async def decide(self, batch: Batch) -> Decided:
         """Return what came of a batch, for the store to keep."""

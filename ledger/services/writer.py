@@ -168,7 +168,7 @@ class Writer(Child):
                 one for one, outcome in zip(batch.commands, outcomes, strict=True) if isinstance(outcome, Exception)
             ]
             appending = ensureDeferred(self._store.append(book, rest, refused))
-            self._decider.look_ahead()
+            self._decider.look_ahead(appending)
             try:
                 await appending
             except Mistaken:

@@ -27,10 +27,7 @@ class Stalled:
     async def begin(self) -> None:
         """Keep the writer busy with nothing but bundles, and take the lock."""
         house = self.house
-        await house.submit(house.credit(0), house.credit(1))
-        for _ in range(9):
-            await bundled(house, [house.credit(1, 1)])
-        await self._other.open()
+        await self._prepare()
         while True:
             for _ in range(10):
                 self.send([house.credit(0, 1) for _ in range(256)])
@@ -39,6 +36,20 @@ class Stalled:
             if house.writer._decider._next is not None:
                 return
             await self._other.roll_back()  # it was too late: nothing was left to be decided ahead
+
+    async def begin_with_one(self) -> None:
+        """Take the lock, and have the writer wait for it with a batch, and nothing else in sight."""
+        await self._prepare()
+        self.book = await self._other.read_facts([self.house.credit(1)])
+        self.send([self.house.credit(0, 1) for _ in range(3)])
+        await until(self._waits)
+
+    async def _prepare(self) -> None:
+        house = self.house
+        await house.submit(house.credit(0), house.credit(1))
+        for _ in range(9):
+            await bundled(house, [house.credit(1, 1)])
+        await self._other.open()
 
     def _waits(self) -> bool:
         return bool(self.house.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
@@ -127,3 +138,21 @@ async def test_what_has_to_be_read_waits_and_all_that_came_after_it(
         told = await one.end()
         assert told == sorted(told)
         assert (await house.state(2)).balance == 100
+
+
+@on_reactor
+async def test_what_comes_when_all_was_sent_is_decided_ahead_too(
+    database_url: str, database_server: DatabaseServer
+) -> None:
+    async with House(database_url, database_server) as house:
+        one = Stalled(house)
+        await one.begin_with_one()
+        assert one.ahead == []
+        for _ in range(3):
+            one.send([house.credit(0, 1) for _ in range(200)])
+        await until(lambda: len(one.ahead) == 600)
+        guessed = house.writer.meter.guessed
+        told = await one.end()
+        assert told == sorted(told)
+        assert house.writer.meter.guessed > guessed
+        assert one.largest() == 600
