@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.domain.accounts import world_id
 from ledger.domain.errors import unavailable
+from ledger.domain.journal import canonical
+from ledger.resources.transfer_batch import BatchOutcome
 from tests.resources.backend import MemoryBackend
 from tests.resources.harness import Reply, Server
 from tests.strategies import examples
@@ -71,6 +74,7 @@ def test_each_transfer_has_its_outcome_in_order() -> None:
         "details": {"account_id": desk.one, "available": "2.00", "requested": "3.00"},
     }
     assert desk.balance() == 300
+    assert b",".join(canonical(msgspec.convert(one, BatchOutcome)) for one in reply.data) in reply.body
 
 
 def test_what_is_wrong_with_one_is_told_in_its_place() -> None:

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from ledger.domain.accounts import world_id
-from ledger.domain.commands import Command, Leg, Replayed, Sealed
+from ledger.domain.commands import Answered, Command, Leg, Replayed, Sealed
 from ledger.domain.errors import Refused
 from ledger.services.batch import Batch
 from ledger.services.bundles import Bundle, Bundles
@@ -51,6 +51,21 @@ def test_a_bundle_is_decided_in_its_order_whatever_lanes_its_accounts_have() -> 
     heard = told(desk, chain(desk))
     desk.turn()
     assert [words(outcomes) for outcomes in heard] == [["posted", "posted", "insufficient_funds", "posted"]]
+
+
+def test_of_those_that_are_answered_nothing_is_left_but_their_answers() -> None:
+    desk = Desk()
+    commands = [desk.credit(0, key="k"), *chain(desk)[1:]]
+    first, rest = told(desk, commands[:1]), told(desk, commands, is_answered=True)
+    desk.turn()
+    ((sealed,),), ((replayed, *others),) = first, rest
+    assert replayed == Answered(commands[0].answer(sealed.record), is_replay=True)
+    assert [isinstance(one, Answered) and not one.is_replay for one in others] == [True, False, True]
+    assert words(others)[1] == "insufficient_funds"
+    records = [kept.record for kept in desk.store.sealed]
+    assert [one.answer for one in (replayed, others[0], others[2])] == [
+        command.answer(record) for command, record in zip(commands[:2] + commands[3:], records, strict=True)
+    ]
 
 
 def test_a_whole_stands_or_falls_together() -> None:
@@ -179,10 +194,18 @@ def test_a_batch_is_parted_beside_what_belongs_together() -> None:
     halves = Batch([whole, loose]).halves()
     assert halves is not None
     assert [len(half.commands) for half in halves] == [10, 3]
-    assert [(len(part.commands), part.is_whole) for part in Batch([*singles, whole, loose]).slices()] == [
-        (3, False),
-        (10, True),
-        (3, False),
+    answered = Bundle([desk.credit() for _ in range(300)], is_whole=False, is_answered=True)
+    shares = [answered.take(5), answered.take(300)]
+    parts = [*Batch([*singles, loose, whole, *shares, loose]).slices()]
+    assert [(len(part.commands), part.is_whole, part.is_answered) for part in parts] == [
+        (6, False, False),
+        (10, True, False),
+        (256, False, True),
+        (44, False, True),
+        (3, False, False),
+    ]
+    assert [one for part in parts for one in part.commands] == [
+        one for waiting in (*singles, loose, whole, *shares, loose) for one in waiting.commands
     ]
 
 
