@@ -45,10 +45,9 @@ class Book:
         entries: list[Entry] = []
         accounts, undo = self.accounts, self._undo
         for leg in legs:
-            try:
-                source, target, amount = accounts[leg.source], accounts[leg.target], leg.amount
-            except KeyError as missing:
-                raise Refused("account_not_found", account_id=missing.args[0]) from None
+            source = accounts.get(leg.source) or self.account(leg.source)
+            target = accounts.get(leg.target) or self.account(leg.target)
+            amount = leg.amount
             if source.status != "ACTIVE" or target.status != "ACTIVE":
                 source.require_active()
                 target.require_active()
@@ -58,7 +57,7 @@ class Book:
             target.require_room(amount)
             for account, change in ((source, -amount), (target, amount)):
                 before, version, held, limit = account.balance, account.version, account.held, account.credit_limit
-                undo.append((account, account.status, before, held, limit, version))
+                undo.append((account, account.status, before, held, limit, version))  # as `remember` does
                 account.balance = balance = before + change
                 account.version = version = version + 1
                 entries.append(Entry(account.id, change, balance, held, balance - held + limit, version))

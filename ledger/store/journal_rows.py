@@ -107,10 +107,10 @@ def rows(book: Book, batch: Sequence[Sealed]) -> tuple[list[Prepared], dict[str,
     return statements, parameters
 
 
-def _seqs(records: Sequence[Record]) -> bytes:
+def _seqs(records: Sequence[Record]) -> str:
     """Return an array literal of the entries' records; empty where each has two, for then they can be counted."""
     if all(len(record.entries) == 2 for record in records):
-        return b"{}"
+        return "{}"
     return numbers(_sides_apart([record.seq for record in records for _ in record.entries]))
 
 
@@ -120,15 +120,15 @@ def _mostly_null(values: Iterable[str | None]) -> str:
     return array(texts) if any(text != "NULL" for text in texts) else "{}"
 
 
-def _mostly_zero(values: Sequence[int]) -> bytes:
+def _mostly_zero(values: Sequence[int]) -> str:
     """Return an array literal; one that would hold nothing but zeros is empty, and nulls stand for them."""
-    return numbers(values) if any(values) else b"{}"
+    return numbers(values) if any(values) else "{}"
 
 
-def _told_once(values: Sequence[str]) -> tuple[str, bytes]:
+def _told_once(values: Sequence[str]) -> tuple[str, str]:
     """Return array literals: of the values, each once, and of their places in it; empty where all are the first."""
     places = {value: place for place, value in enumerate(dict.fromkeys(values), 1)}
-    return array(places), numbers(list(map(places.__getitem__, values))) if len(places) > 1 else b"{}"
+    return array(places), numbers(list(map(places.__getitem__, values))) if len(places) > 1 else "{}"
 
 
 def _sides_apart(values: list[T]) -> list[T]:
@@ -139,7 +139,7 @@ def _sides_apart(values: list[T]) -> list[T]:
     return values[::2] + values[1::2]
 
 
-def states(book: Book) -> dict[str, str | bytes]:
+def states(book: Book) -> dict[str, str]:
     """Return the parameters that bring the accounts to where the batch left them."""
     touched = book.touched.values()
     statuses, status = _told_once([a.status for a in touched])
