@@ -8,7 +8,7 @@ from typing import Final
 from ledger.domain.periods import instant_of
 
 _TRUSTED: Final = 5.0  # seconds for which this process's clock is taken for the database's
-_DRIFT: Final = 0.001  # by how much of a time two clocks may part in it
+_DRIFT: Final = 0.0002  # by how much of a time two clocks may part in it; where it is more, a guess is mistaken
 _COMPARED: Final = 8  # the last comparisons; in the best of them the answer was the least delayed
 _FIRST_REST, _LONGEST_REST = 16, 1_024  # batches
 

@@ -191,11 +191,11 @@ def test_the_clock_is_trusted_for_a_while_and_guessing_rests_after_mistakes() ->
     assert clock.instant() is None
     clock.read("2026-05-01T12:00:00.000000Z")
     now[0] += 0.25
-    assert clock.instant() == "2026-05-01T12:00:00.249750Z"  # rather too early than of the future
+    assert clock.instant() == "2026-05-01T12:00:00.249950Z"  # rather too early than of the future
     clock.read("2026-05-01T12:00:00.240000Z")  # an answer that took longer
-    assert clock.instant() == "2026-05-01T12:00:00.249750Z"
+    assert clock.instant() == "2026-05-01T12:00:00.249950Z"
     now[0] += 5
-    assert clock.instant() == "2026-05-01T12:00:05.244750Z"
+    assert clock.instant() == "2026-05-01T12:00:05.248950Z"
     now[0] += 0.01
     assert clock.instant() is None
     now[0] -= 6  # set back
