@@ -56,10 +56,12 @@ class PartReader(Reader[S]):
         body = b"[%b]" % b",".join(parts)
         is_flat = body.count(b"{") + body.count(b"[") == len(parts) + 1
         is_printable = body.isascii() and b"\\" not in body and b"\x7f" not in body  # JSON has no other control bytes
-        if (not is_printable and SUSPICIOUS.search(body)) or (not is_flat and too_deep(body)):
-            raise ValueError("nested deeply, or with text that cannot be kept")
+        if not is_flat and too_deep(body):
+            raise ValueError("nested deeply")
         if not is_printable:
             body.decode()
+            if SUSPICIOUS.search(body):
+                raise ValueError("text that cannot be kept")
         values = (self._many_printable if is_printable else self._many).decode(body)
         if not all(all(map(str.strip, map(text, values))) for text in self._texts_of):
             raise ValueError("something is missing")

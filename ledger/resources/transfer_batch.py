@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 from operator import attrgetter
 from typing import Annotated, Final, TypeVar
 
@@ -130,10 +130,9 @@ class TransferBatchEndpoints:
         if isinstance(outcomes[0], Exception):
             raise outcomes[0]
         told: list[bytes] = []
-        start = 0
+        decided = zip(commands, outcomes, strict=True)
         for some in _slices(commands, _weight_of, _SLICE_LEGS):
-            told += [_told(answered(*one)) for one in zip(some, outcomes[start:], strict=False)]
-            start += len(some)
+            told += [_told(answered(*one)) for one in islice(decided, len(some))]
             await self._backend.pause()
         return told
 

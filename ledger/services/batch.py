@@ -1,6 +1,7 @@
 """A batch of commands, and the slices that it is decided in."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Final, NamedTuple
 
 from ledger.domain.commands import Command, Reply
@@ -90,17 +91,15 @@ class Batch:
     def _stretches(self) -> Iterator[tuple[int, int, Waiting]]:
         """Return from where to where commands are decided alike, a whole by itself, with one of those who wait."""
         if not self.is_bundled:
-            yield from ((0, len(self.commands), one) for one in self.waiting[:1])
+            if self.waiting:
+                yield 0, len(self.commands), self.waiting[0]
             return
-        start = end = 0
-        last = self.waiting[0]
-        for one in self.waiting:
-            if end > start and (one.is_whole or last.is_whole or one.is_answered is not last.is_answered):
-                yield start, end, last
-                start = end
-            end += len(one.commands)
-            last = one
-        yield start, end, last
+        start = 0
+        for _, each in groupby(self.waiting, key=lambda one: one if one.is_whole else one.is_answered):
+            alike = list(each)
+            end = start + sum(len(one.commands) for one in alike)
+            yield start, end, alike[0]
+            start = end
 
 
 def _commands(waiting: Sequence[Waiting]) -> list[Command]:

@@ -22,7 +22,6 @@ class Guesses:
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
-        self._read_at = 0.0
         # When the database's clock was read, and how far this process's was behind it, a little more.
         self._compared: deque[tuple[float, float]] = deque(maxlen=_COMPARED)
         self._left = 0
@@ -30,14 +29,14 @@ class Guesses:
 
     def read(self, instant: str) -> None:
         """Learn what the database's clock has just shown; a batch was read, not guessed."""
-        self._read_at = self._seconds()
-        self._compared.append((self._read_at, datetime.fromisoformat(instant).timestamp() - self._read_at))
+        now = self._seconds()
+        self._compared.append((now, datetime.fromisoformat(instant).timestamp() - now))
         self._left = max(self._left - 1, 0)
 
     def instant(self) -> str | None:
         """Return the database's time, or a little less, in the form of records; None where the next batch must ask."""
         now = self._seconds()
-        if self._left or not self._compared or not 0 <= now - self._read_at <= _TRUSTED:
+        if self._left or not self._compared or not 0 <= now - self._compared[-1][0] <= _TRUSTED:
             return None
         behind = max(behind - _DRIFT * (now - read_at) for read_at, behind in self._compared)
         return instant_of(datetime.fromtimestamp(now + behind, UTC))
